@@ -1,0 +1,285 @@
+"""The result of analysis: groups of interchangeable units, frozen axes with reasons, sizes and cost.
+
+Everything here is read-only and depends on the graph alone, never on the weights' values.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..graph.model import Model
+from .collect import Collection
+from .costs import Cost, Costs
+from .exactness import inexact_axes
+from .factors import Factorization, factorize
+from .frozen import Chain, freezing_chain
+from .labels import Labels
+from .layers import Labeling, label
+from .naming import group_ids, kind_of
+from .sizes import check_sizes
+
+Keep = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One initializer axis that units of a group run along.
+
+    `unit[i]` is the unit that index i belongs to, -1 where it is of another group. `use` is (node, input slot) for an
+    initializer that several nodes read apart from each other, else None.
+    """
+
+    initializer: str
+    axis: int
+    role: str
+    unit: Labels = field(repr=False)
+    axis_id: int
+    use: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The interchangeable units of one elementary axis.
+
+    `roots[u]` identifies unit u in the analysis. `locked` says why none may go, though nothing freezes them.
+    """
+
+    id: str
+    kind: str
+    size: int
+    exact: bool
+    why_inexact: str | None
+    members: tuple[Member, ...]
+    roots: Labels = field(repr=False)
+    nodes: tuple[str, ...] = ()
+
+    def matches(self, globs: Iterable[str]) -> bool:
+        """Say whether any glob matches the group's id, a member's initializer or a producing node."""
+        names = [self.id, *(m.initializer for m in self.members), *self.nodes]
+        return any(fnmatch.fnmatchcase(n, g) for g in globs for n in names)
+
+
+@dataclass(frozen=True)
+class Locked:
+    """An initializer axis of which nothing may go, and why."""
+
+    initializer: str
+    axis: int
+    size: int
+    reason: str
+
+
+class Analysis:
+    """What can go together in one model, at the sizes of one analysis."""
+
+    def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.model = model
+        self.collection = Collection(model, input_shapes)
+        c = self.collection
+        self.factors: Factorization = factorize(c.sizes, c.relations)
+        c.relations.extend(check_sizes(c, self.factors))
+        self.labeling: Labeling = label(self.factors, c.relations)
+        self._roots: dict[int, list[Labels]] = {}
+        self.groups: tuple[Group, ...] = self._find_groups()
+
+    # --- axes ---
+
+    def roots(self, axis: int) -> list[Labels]:
+        """Give the roots that every index of an axis belongs to, one array per layer (-1 for none)."""
+        cls = self.factors.class_of[axis]
+        if cls not in self._roots:
+            small = self.collection.sizes[axis] <= 1
+            self._roots[cls] = [] if small else self.labeling.roots(cls, self.collection.sizes[axis])
+        return self._roots[cls]
+
+    def keep(self, axis: int, alive: Keep) -> Keep:
+        """Give which indices of an axis stay when the roots not `alive` go."""
+        stays = np.ones(self.collection.sizes[axis], dtype=bool)
+        for roots in self.roots(axis):
+            stays &= (roots < 0) | alive[np.maximum(roots, 0)]
+        return stays
+
+    def all_alive(self) -> Keep:
+        """Give the state in which nothing is removed."""
+        return np.ones(len(self.labeling.root), dtype=bool)
+
+    def alive(self, removed: Mapping[str, Sequence[int]]) -> Keep:
+        """Give the state after removing units, by group id."""
+        alive = self.all_alive()
+        for group in self.groups:
+            if removed.get(group.id):
+                alive[group.roots[np.asarray(removed[group.id], dtype=np.int64)]] = False
+        return alive
+
+    # --- groups ---
+
+    def _find_groups(self) -> tuple[Group, ...]:
+        root, frozen = self.labeling.root, self.labeling.frozen
+        signature = self._signatures()
+        live = np.flatnonzero((root == np.arange(len(root))) & ~frozen)
+        order: dict[int, list[int]] = {}
+        for r in live.tolist():
+            order.setdefault(int(signature[r]), []).append(r)
+        group_of = np.full(len(root), -1, dtype=np.int64)
+        unit_of = np.zeros(len(root), dtype=np.int64)
+        unit_lists = [np.array(rs, dtype=np.int64) for rs in order.values()]
+        for g, roots in enumerate(unit_lists):
+            group_of[roots] = g
+            unit_of[roots] = np.arange(len(roots))
+        members = self._members(group_of, unit_of)
+        inexact = self._per_group(group_of, ((axis, why) for axis, why, _ in inexact_axes(self.collection)))
+        hints = self._hints(group_of)
+        chosen = [
+            g
+            for g, units in enumerate(unit_lists)
+            if len(units) > 1 and any(self._is_weight(m.initializer) for m in members.get(g, ()))
+        ]
+        kinds = {g: kind_of(hints.get(g, []), bool(inexact.get(g))) for g in chosen}
+        ids = group_ids(self.collection, {g: members[g] for g in chosen}, kinds, hints)
+        return tuple(
+            Group(
+                id=ids[g],
+                kind=kinds[g],
+                size=len(unit_lists[g]),
+                exact=g not in inexact,
+                why_inexact=inexact[g][0] if g in inexact else None,
+                members=tuple(members[g]),
+                roots=unit_lists[g],
+                nodes=tuple(dict.fromkeys(self.collection.ops[n].node.name for _, n in hints.get(g, []))),
+            )
+            for g in chosen
+        )
+
+    def _signatures(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Hash, per root, which leaves its labels lie on: units of one signature are interchangeable."""
+        n_leaves = len(self.factors.leaf_size)
+        x = np.arange(1, n_leaves + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        per_label = np.repeat(x ^ (x >> np.uint64(31)), np.array(self.factors.leaf_size, dtype=np.int64))
+        total = np.zeros(len(per_label), dtype=np.uint64)
+        np.add.at(total, self.labeling.root, per_label)
+        return total
+
+    def _members(self, group_of: Labels, unit_of: Labels) -> dict[int, list[Member]]:
+        found: dict[int, list[Member]] = {}
+        for value in self.collection.parameters:
+            for k, axis in enumerate(value.axes):
+                if axis.size == 1:
+                    continue
+                role = self.role(axis.id)
+                for roots in self.roots(axis.id):
+                    at = np.maximum(roots, 0)
+                    groups = np.where(roots >= 0, group_of[at], -1)
+                    for g in np.unique(groups[groups >= 0]).tolist():
+                        unit = np.where(groups == g, unit_of[at], -1)
+                        found.setdefault(g, []).append(Member(value.name, k, role, unit, axis.id, value.use))
+        return found
+
+    def role(self, axis: int) -> str:
+        """Give what an initializer's axis is for; weights behind arithmetic take the role of what they become."""
+        return self.collection.roles.get(axis) or self._traced_roles.get(axis, "parameter")
+
+    @cached_property
+    def _traced_roles(self) -> dict[int, str]:
+        """Carry roles back through nodes that only weights flow into."""
+        roles = dict(self.collection.roles)
+        classes: dict[tuple[int, int], str] = {}
+        for axis, role in roles.items():
+            classes.setdefault((self.factors.class_of[axis], 0), role)
+        for op in reversed(self.collection.ops):
+            if not any(y is not None and y.constant for y in op.outputs):
+                continue
+            carried = {}
+            for y in op.outputs:
+                for axis in y.axes if y is not None else ():
+                    if axis.id in roles and axis.size > 1:
+                        carried[self.factors.class_of[axis.id]] = roles[axis.id]
+            for x in op.inputs:
+                if x is None or sum(d > 1 for d in x.shape) < 2:
+                    continue
+                for axis in x.axes:
+                    role = carried.get(self.factors.class_of[axis.id])
+                    if role and roles.get(axis.id, "parameter") == "parameter":
+                        roles[axis.id] = role
+                        self.collection.roles[axis.id] = role
+        return roles
+
+    def _per_group(self, group_of: Labels, statements: Iterable[tuple[int, Any]]) -> dict[int, list[Any]]:
+        """File statements about axes under the groups that run along them."""
+        result: dict[int, list[Any]] = {}
+        for axis, statement in statements:
+            for g in self._groups_on(group_of, axis):
+                result.setdefault(g, []).append(statement)
+        return result
+
+    def _groups_on(self, group_of: Labels, axis: int) -> list[int]:
+        cls = self.factors.class_of[axis]
+        cache = self.__dict__.setdefault("_groups_of_class", {})
+        if cls not in cache:
+            on: set[int] = set()
+            for roots in self.roots(axis):
+                on.update(np.unique(group_of[roots[roots >= 0]]).tolist())
+            cache[cls] = sorted(on - {-1})
+        return list(cache[cls])
+
+    def _hints(self, group_of: Labels) -> dict[int, list[tuple[str, int]]]:
+        flat = [(axis, hint) for axis, hints in self.collection.hints.items() for hint in hints]
+        return self._per_group(group_of, sorted(flat, key=lambda row: row[1][1]))
+
+    def group(self, name: str) -> Group:
+        """Give a group by id; raises `UnknownNameError` with the nearest ids."""
+        from ..errors import unknown_name
+
+        for group in self.groups:
+            if group.id == name:
+                return group
+        raise unknown_name("group", name, (g.id for g in self.groups))
+
+    # --- what stays ---
+
+    @cached_property
+    def locked(self) -> tuple[Locked, ...]:
+        """Initializer axes of which nothing may go."""
+        on_groups = {m.axis_id for g in self.groups for m in g.members}
+        rows = []
+        for value in self.collection.parameters:
+            if not self._is_weight(value.name) or value.use is not None:
+                continue
+            for k, axis in enumerate(value.axes):
+                if axis.size > 1 and axis.id not in on_groups:
+                    rows.append(Locked(value.name, k, axis.size, self.chain(axis.id).reason))
+        return tuple(rows)
+
+    def _is_weight(self, name: str) -> bool:
+        tensor = self.model.tensors.get(name)
+        return tensor is not None and tensor.data_type in (1, 2, 3, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23)
+
+    def chain(self, axis: int) -> Chain:
+        """Give the chain of nodes that freezes an axis."""
+        return freezing_chain(self.collection, axis)
+
+    # --- cost ---
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Cost as a function of what stays."""
+        return Costs(self)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Cost of the model as it is."""
+        return self.costs(self.all_alive())
+
+
+def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+    """Analyze a model: see `Analysis`."""
+    from .. import rules  # noqa: F401  registers the built-in rules
+
+    return Analysis(model, input_shapes)

@@ -1,0 +1,249 @@
+"""Run the rules: from a graph to relations between its axes.
+
+Every value gets its axes, every node's rule states its relations, and whatever is left unsaid is frozen: an axis that
+a rule does not mention, everything around an operator without a rule, and the graph's inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from ..errors import RuleDefect
+from ..graph.model import Model
+from ..graph.shapes import Shapes, concrete_shapes
+from ..graph.view import View, view
+from ..registry import Registry
+from .op import Op, Unruly, Value
+from .relations import Axis, Binding, Freeze, Relation, SizeBinding
+
+Rule = Callable[[Op], None]
+GRAPH = -1
+
+op_rules: Registry[Rule] = Registry("operator rule")
+
+
+def op_rule(*op_types: str, domain: str = "", replace: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for operators: a function of one `Op` that states relations between its axes.
+
+    `domain` is the operators' domain ("" for the standard one). A user's rule for a registered operator needs
+    `replace=True`.
+    """
+    return op_rules.register(*(rule_name(domain, t) for t in op_types), replace=replace)
+
+
+def rule_name(domain: str | None, op_type: str) -> str:
+    """Spell an operator with its domain, as the registry keeps it."""
+    return op_type if domain in (None, "", "ai.onnx") else f"{domain}::{op_type}"
+
+
+class Collection:
+    """Everything the nodes of one graph say about its axes.
+
+    `sizes[i]` is the size of axis i; `owner[i]` the value and position it belongs to, None for a local axis.
+    Relations are kept in node order; node index -1 stands for the graph itself.
+    """
+
+    def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.model = model
+        self.shapes: Shapes = concrete_shapes(model.proto, input_shapes)
+        self.view: View = view(model)
+        self.opset = max((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self.sizes: list[int] = []
+        self.owner: list[tuple[Value, int] | None] = []
+        self.values: dict[str, Value | None] = {}
+        self.parameters: list[Value] = []
+        self.relations: list[Relation] = []
+        self.bindings: list[Binding] = []
+        self.size_slots: set[tuple[int, int]] = set()
+        self.roles: dict[int, str] = {}
+        self.hints: dict[int, list[tuple[str, int]]] = {}
+        self.zero_modes: dict[int, tuple[str, tuple[int, ...]]] = {}
+        self.macs: list[tuple[int, tuple[int, ...]]] = []
+        self.ops: list[Op] = []
+        self.without_rule: dict[str, int] = {}
+        self._uses: dict[str, int] = {}
+        self.captured = self._captured_names()
+        self._run()
+
+    # --- used by Op ---
+
+    def add(self, relation: Relation) -> None:
+        """File a relation."""
+        self.relations.append(relation)
+
+    def bind(self, binding: Binding) -> None:
+        """File a binding; an input slot that is bound is understood to carry sizes."""
+        self.bindings.append(binding)
+        if isinstance(binding.where, int):
+            self.size_slots.add((binding.node, binding.where))
+
+    def new_axes(self, sizes: Sequence[int]) -> list[Axis]:
+        """Number new axes that belong to no value."""
+        axes = [Axis(len(self.sizes) + k, d) for k, d in enumerate(sizes)]
+        self.sizes.extend(sizes)
+        self.owner.extend([None] * len(sizes))
+        return axes
+
+    # --- values ---
+
+    def _value(self, name: str, constant: bool, initializer: bool) -> Value | None:
+        shape = self.shapes.sizes.get(name)
+        if shape is None:
+            return None
+        value = Value(name, shape, len(self.sizes), initializer, constant)
+        self.sizes.extend(shape)
+        self.owner.extend((value, k) for k in range(len(shape)))
+        if initializer:
+            self.parameters.append(value)
+        return value
+
+    def _input(self, tensor: gs.Tensor, node: int, slot: int) -> Value | None:
+        name = tensor.name
+        if isinstance(tensor, gs.Constant):
+            shape = self.shapes.sizes.get(name) or ()
+            if self._uses.get(name, 0) > 1 and sum(d > 1 for d in shape) <= 1 and name not in self.captured:
+                value = self._value(name, True, True)
+                if value is not None:
+                    value.use = (node, slot)
+                return value
+            if name not in self.values:
+                self.values[name] = self._value(name, True, True)
+        elif name not in self.values:
+            self.values[name] = self._value(name, False, name in self.model.tensors)
+        return self.values[name]
+
+    def _captured_names(self) -> set[str]:
+        """Names that the bodies of If, Loop and Scan read: their axes cannot be followed into the body."""
+        names: set[str] = set()
+        stack = [a.g for n in self.model.proto.graph.node for a in n.attribute if a.HasField("g")]
+        while stack:
+            graph = stack.pop()
+            for node in graph.node:
+                names.update(node.input)
+                stack.extend(a.g for a in node.attribute if a.HasField("g"))
+            names.update(o.name for o in graph.output)
+        names.update(o.name for o in self.model.proto.graph.output)
+        return names
+
+    # --- running ---
+
+    def _run(self) -> None:
+        graph = self.view.graph
+        for node in graph.nodes:
+            for t in node.inputs:
+                if isinstance(t, gs.Constant):
+                    self._uses[t.name] = self._uses.get(t.name, 0) + 1
+        for what, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+            for t in tensors:
+                if t.name not in self.values:
+                    is_weight = isinstance(t, gs.Constant) or t.name in self.model.tensors
+                    self.values[t.name] = self._value(t.name, is_weight, is_weight)
+                self._freeze_value(self.values[t.name], f"graph {what} {t.name!r}", GRAPH)
+        for index, node in enumerate(graph.nodes):
+            self._run_node(index, node)
+        for name in sorted(self.captured):
+            self._freeze_value(self.values.get(name), "read inside the body of a control-flow operator", GRAPH)
+        self._freeze_leaked_sizes()
+
+    def _run_node(self, index: int, node: gs.Node) -> None:
+        inputs = [self._input(t, index, k) if t.name else None for k, t in enumerate(node.inputs)]
+        constant = all(isinstance(t, gs.Constant) or not t.name or self._is_constant(t.name) for t in node.inputs)
+        outputs: list[Value | None] = []
+        for t in node.outputs:
+            value = self.values.get(t.name) if t.name else None
+            if t.name and value is None:
+                value = self.values[t.name] = self._value(t.name, constant and bool(node.inputs), False)
+            outputs.append(value)
+        op = Op(self, index, node, inputs, outputs)
+        self.ops.append(op)
+        name = rule_name(node.domain, node.op)
+        rule = op_rules.get(name)
+        present = [t for t in [*node.inputs, *node.outputs] if t.name]
+        unknown = [t.name for t, v in zip(present, [v for t, v in self._paired(node, op) if t.name], strict=True) if v is None]
+        if rule is None:
+            self.without_rule[name] = self.without_rule.get(name, 0) + 1
+            self._freeze_node(op, f"no rule for {name!r}")
+        elif unknown:
+            self._freeze_node(op, f"the shape of {unknown[0]!r} is unknown")
+        elif any(0 in v.shape for v in [*inputs, *outputs] if v is not None):
+            self._freeze_node(op, "a tensor without elements")
+        else:
+            mark = len(self.relations), len(self.bindings)
+            try:
+                rule(op)
+            except Unruly as reason:
+                del self.relations[mark[0] :], self.bindings[mark[1] :]
+                self._freeze_node(op, str(reason))
+            except (IndexError, ValueError, KeyError, TypeError) as error:
+                raise RuleDefect(f"the rule for {name!r} fails on node {node.name!r}: {error!r}") from error
+            else:
+                self._freeze_unmentioned(op)
+
+    @staticmethod
+    def _paired(node: gs.Node, op: Op) -> list[tuple[gs.Tensor, Value | None]]:
+        return [*zip(node.inputs, op.inputs, strict=True), *zip(node.outputs, op.outputs, strict=True)]
+
+    def _is_constant(self, name: str) -> bool:
+        value = self.values.get(name)
+        return value is not None and value.constant
+
+    def _freeze_value(self, value: Value | None, why: str, node: int) -> None:
+        for axis in value.axes if value is not None else ():
+            if axis.size > 1:
+                self.add(Freeze(axis.id, why, node))
+
+    def _freeze_node(self, op: Op, why: str) -> None:
+        for value in [*op.inputs, *op.outputs]:
+            self._freeze_value(value, why, op.index)
+
+    def _freeze_unmentioned(self, op: Op) -> None:
+        for value in [*op.inputs, *op.outputs]:
+            for axis in value.axes if value is not None else ():
+                if axis.size > 1 and axis.id not in op.mentioned:
+                    self.add(Freeze(axis.id, op.otherwise, op.index))
+
+    def _freeze_leaked_sizes(self) -> None:
+        """Freeze axes whose size flows into arithmetic that no binding keeps right."""
+        integers = self.shapes.integers
+        for op in self.ops:
+            tracked = all(t.name in integers for t in op.node.outputs)
+            if tracked:
+                continue
+            for slot, t in enumerate(op.node.inputs):
+                known = integers.get(t.name)
+                if known is None or not known.depends or (op.index, slot) in self.size_slots:
+                    continue
+                for e in known.items:
+                    for name, k in sorted(e.dims()):
+                        value = self.values.get(name)
+                        if value is not None and value.shape[k] > 1:
+                            why = f"its size is used in arithmetic by {op.node.op} {op.node.name!r}"
+                            self.add(Freeze(value.axes[k].id, why, op.index))
+        for t in self.view.graph.outputs:
+            for e in integers[t.name].items if t.name in integers else ():
+                for name, k in sorted(e.dims()):
+                    value = self.values.get(name)
+                    if value is not None:
+                        self.add(Freeze(value.axes[k].id, f"its size is the graph output {t.name!r}", GRAPH))
+
+    def node_label(self, index: int) -> str:
+        """Name a node in messages."""
+        if index == GRAPH:
+            return "the graph"
+        node = self.ops[index].node
+        return f"{node.op} {node.name!r}" if node.name else f"{node.op} -> {node.outputs[0].name!r}"
+
+    def size_bindings(self) -> list[SizeBinding]:
+        """Give the bindings of single integers."""
+        return [b for b in self.bindings if isinstance(b, SizeBinding)]
+
+    def axis_value(self, axis: int) -> tuple[Value, int] | None:
+        """Give the value and position an axis belongs to; None for a local axis."""
+        return self.owner[axis]
+
+    def n_elements(self, value: Value) -> int:
+        """Count the elements of a value."""
+        return math.prod(value.shape)

@@ -1,0 +1,228 @@
+"""Which leaf labels an index of an axis belongs to: it stays while all of them stay.
+
+An index of a product axis has one label per leaf. Where a plain axis is a concatenation of products (fused QKV cut
+into heads), its indices take over the labels of the product they are selected into: the plain leaf is covered there.
+Selections between plain axes join labels one to one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .factors import Factorization
+from .labels import Labels, connected_components
+from .relations import Freeze, Relation, Select
+
+Layer = tuple[int, Labels]
+MAX_DEPTH = 16
+
+
+@dataclass
+class Labeling:
+    """Labels of every leaf in one number space: label j of leaf f is `offset[f] + j`.
+
+    `root[label]` is the smallest label of the labels it must go with; `frozen[root]` says that it may not go.
+    """
+
+    factors: Factorization
+    offset: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    covers: dict[int, list[Layer]] = field(default_factory=dict)
+    root: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    frozen: np.ndarray[tuple[int], np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def layers(self, cls: int, index: Labels) -> list[Layer]:
+        """Give, for indices of a class, the labels per leaf: (leaf, label or -1 where it has none of that leaf)."""
+        result: list[Layer] = []
+        sizes = [self.factors.leaf_size[leaf] for leaf in self.factors.leaves[cls]]
+        parts = np.unravel_index(index, sizes)
+        for leaf, label in zip(self.factors.leaves[cls], parts, strict=True):
+            result += self._resolved(leaf, label.astype(np.int64), 0)
+        return result
+
+    def _resolved(self, leaf: int, label: Labels, depth: int) -> list[Layer]:
+        covers = self.covers.get(leaf)
+        if covers is None or depth > MAX_DEPTH:
+            return [(leaf, label)]
+        at = np.where(label >= 0, label, 0)
+        plain = label >= 0
+        result: list[Layer] = []
+        for other, table in covers:
+            inherited = np.where(label >= 0, table[at], -1)
+            plain &= inherited < 0
+            if (inherited >= 0).any():
+                result += self._resolved(other, inherited, depth + 1)
+        if plain.any():
+            result.append((leaf, np.where(plain, label, -1)))
+        return result
+
+    def roots(self, cls: int, size: int) -> list[Labels]:
+        """Give, for every index of a class, the roots it belongs to: one array per layer, -1 for none."""
+        every = np.arange(size, dtype=np.int64)
+        return [np.where(lab >= 0, self.root[self.offset[leaf] + lab], -1) for leaf, lab in self.layers(cls, every)]
+
+
+def label(factors: Factorization, relations: list[Relation]) -> Labeling:
+    """Join labels through all selections, and mark those that are frozen."""
+    sizes = np.array(factors.leaf_size, dtype=np.int64)
+    labeling = Labeling(factors, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    edges = _edges(factors, relations)
+    _cover(labeling, edges)
+    a: list[Labels] = []
+    b: list[Labels] = []
+    stuck: list[Labels] = []
+    for source, index, target in edges:
+        _link(labeling, labeling.layers(source, index), labeling.layers(target, np.arange(len(index))), a, b, stuck)
+    labeling.root = connected_components(int(sizes.sum()), a, b)
+    _freeze(labeling, relations, stuck)
+    return labeling
+
+
+def _edges(factors: Factorization, relations: list[Relation]) -> list[tuple[int, Labels, int]]:
+    """List the distinct selections between classes."""
+    seen: set[tuple[int, int, bytes]] = set()
+    edges = []
+    for r in relations:
+        if isinstance(r, Select):
+            s, t = factors.class_of[r.source], factors.class_of[r.target]
+            key = (s, t, r.index.tobytes())
+            if key not in seen:
+                seen.add(key)
+                edges.append((s, r.index, t))
+    return edges
+
+
+def _cover(labeling: Labeling, edges: list[tuple[int, Labels, int]]) -> None:
+    """Let plain classes take over the labels of the products that their indices are selected into or from."""
+    leaves = labeling.factors.leaves
+    touching: dict[int, list[int]] = {}
+    for k, (s, _, t) in enumerate(edges):
+        touching.setdefault(leaves[s][-1], []).append(k)
+        touching.setdefault(leaves[t][-1], []).append(k)
+    queue, queued = deque(range(len(edges))), set(range(len(edges)))
+    while queue:
+        k = queue.popleft()
+        queued.discard(k)
+        s, index, t = edges[k]
+        own = np.arange(len(index), dtype=np.int64)
+        for giver, given, taker, taken in ((s, index, t, own), (t, own, s, index)):
+            if len(leaves[taker]) == 1 and _take_over(labeling, giver, given, leaves[taker][0], taken):
+                for other in touching[leaves[taker][0]]:
+                    if other not in queued:
+                        queue.append(other)
+                        queued.add(other)
+
+
+def _take_over(labeling: Labeling, giver: int, given: Labels, leaf: int, taken: Labels) -> bool:
+    """Cover the indices `taken` of a plain leaf with the giver's labels where those are products."""
+    layers = labeling.layers(giver, given)
+    if len(layers) < 2:
+        return False
+    counts = sum((lab >= 0).astype(np.int64) for _, lab in layers)
+    covers = labeling.covers.setdefault(leaf, [])
+    size = labeling.factors.leaf_size[leaf]
+    covered = np.zeros(size, dtype=bool)
+    for _, table in covers:
+        covered |= table >= 0
+    new = (counts >= 2) & ~covered[taken]
+    if not new.any() or any(f == leaf for f, _ in layers):
+        if not covers:
+            del labeling.covers[leaf]
+        return False
+    tables = dict(covers)
+    for f, lab in layers:
+        table = tables.setdefault(f, np.full(size, -1, dtype=np.int64))
+        use = new & (lab >= 0)
+        table[taken[use]] = lab[use]
+    labeling.covers[leaf] = list(tables.items())
+    return True
+
+
+def _link(
+    labeling: Labeling, one: list[Layer], two: list[Layer], a: list[Labels], b: list[Labels], stuck: list[Labels]
+) -> None:
+    """Join the labels of two descriptions of the same indices; labels without a partner are stuck."""
+    offset = labeling.offset
+    has_one = {f: lab >= 0 for f, lab in one}
+    has_two = {f: lab >= 0 for f, lab in two}
+    n = len(one[0][1])
+    pattern = np.zeros(n, dtype=np.int64)
+    for bit, mask in enumerate([*has_one.values(), *has_two.values()]):
+        pattern |= mask.astype(np.int64) << bit
+    for value in np.unique(pattern):
+        rows = pattern == value
+        left = [(f, lab[rows]) for f, lab in one if lab[rows][0] >= 0]
+        right = [(f, lab[rows]) for f, lab in two if lab[rows][0] >= 0]
+        for x, y in _matched(left, right):
+            if x is None or y is None:
+                lone = x or y
+                assert lone is not None
+                stuck.append(offset[lone[0]] + lone[1])
+            elif x[0] != y[0] or (x[1] != y[1]).any():
+                a.append(offset[x[0]] + x[1])
+                b.append(offset[y[0]] + y[1])
+
+
+def _matched(left: list[Layer], right: list[Layer]) -> list[tuple[Layer | None, Layer | None]]:
+    """Pair layers: the same leaf with itself, the rest so that the finest classes survive."""
+    left, right = list(left), list(right)
+    pairs: list[tuple[Layer | None, Layer | None]] = []
+    for x in list(left):
+        same = next((y for y in right if y[0] == x[0]), None)
+        if same is not None:
+            pairs.append((x, same))
+            _drop(left, x)
+            _drop(right, same)
+    while left and right:
+        best = max(((_fineness(x[1], y[1]), -i, -j) for i, x in enumerate(left) for j, y in enumerate(right)))
+        x, y = left[-best[1]], right[-best[2]]
+        pairs.append((x, y))
+        _drop(left, x)
+        _drop(right, y)
+    return pairs + [(x, None) for x in left] + [(None, y) for y in right]
+
+
+def _drop(layers: list[Layer], layer: Layer) -> None:
+    layers[:] = [other for other in layers if other is not layer]
+
+
+def _fineness(x: Labels, y: Labels) -> int:
+    """Count the classes that remain when labels of x and y that occur together are joined."""
+    ux, ix = np.unique(x, return_inverse=True)
+    uy, iy = np.unique(y, return_inverse=True)
+    roots = connected_components(len(ux) + len(uy), [ix], [iy + len(ux)])
+    return len(np.unique(roots))
+
+
+def _freeze(labeling: Labeling, relations: list[Relation], stuck: list[Labels]) -> None:
+    labeling.frozen = np.zeros(len(labeling.root), dtype=bool)
+    factors = labeling.factors
+    whole: set[int] = set()
+    for r in [*relations, *factors.conflicts]:
+        if not isinstance(r, Freeze):
+            continue
+        cls = factors.class_of[r.axis]
+        if cls not in factors.leaves:
+            continue
+        if r.index is None:
+            whole.add(cls)
+        else:
+            for leaf, lab in labeling.layers(cls, r.index):
+                labeling.frozen[labeling.root[labeling.offset[leaf] + lab[lab >= 0]]] = True
+    for cls in sorted(whole):
+        size = int(np.prod([factors.leaf_size[leaf] for leaf in factors.leaves[cls]]))
+        for leaf, lab in _whole_layers(labeling, cls, size):
+            labeling.frozen[labeling.root[labeling.offset[leaf] + lab]] = True
+    for labels in stuck:
+        labeling.frozen[labeling.root[labels]] = True
+
+
+def _whole_layers(labeling: Labeling, cls: int, size: int) -> list[Layer]:
+    """Give all labels of a class, per leaf."""
+    result = []
+    for leaf in labeling.factors.leaves[cls]:
+        every = np.arange(labeling.factors.leaf_size[leaf], dtype=np.int64)
+        result += [(f, lab[lab >= 0]) for f, lab in labeling._resolved(leaf, every, 0)]
+    return result

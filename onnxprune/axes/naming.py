@@ -1,0 +1,68 @@
+"""Names and kinds of groups: what people call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .analysis import Member
+    from .collect import Collection
+
+KINDS = ("channels", "features", "heads", "head_dim", "hidden", "groups", "embedding")
+_STRONG = ("hidden", "heads", "head_dim", "groups", "embedding")
+_SUFFIX = re.compile(r"[./_](weight|bias|kernel|gamma|beta|scale|weight_bias|w|b|W|B|weight_quantized)$")
+_MADE_UP = re.compile(r"^(val_\d+|onnx::\w+_\d+|\d+|[a-z_]*constant_?\d*|p2o\.[\w.]*|_?[a-z]+_\d+)$", re.IGNORECASE)
+_ORDER = {"output": 0, "parameter": 1, "input": 2}
+
+
+def kind_of(hints: Sequence[tuple[str, int]], inexact: bool) -> str:
+    """Choose a group's kind from what the rules call its axes.
+
+    A width that linear layers write and a normalization runs over is an embedding (the residual stream).
+    """
+    names = [kind for kind, _ in hints]
+    for kind in _STRONG:
+        if kind in names:
+            return kind
+    channels, features = names.count("channels"), names.count("features")
+    if features > channels:
+        return "embedding" if inexact and features > 1 else "features"
+    return "channels" if channels else "features"
+
+
+def group_ids(
+    collection: Collection,
+    members: Mapping[int, Sequence[Member]],
+    kinds: Mapping[int, str],
+    hints: Mapping[int, Sequence[tuple[str, int]]],
+) -> dict[int, str]:
+    """Name every group after the layer that produces it, distinctly."""
+    ids: dict[int, str] = {}
+    taken: set[str] = set()
+    bases = {g: _base_name(collection, rows, hints.get(g, ())) for g, rows in members.items()}
+    counts: dict[str, int] = {}
+    for base in bases.values():
+        counts[base] = counts.get(base, 0) + 1
+    for g, base in bases.items():
+        name = base if counts[base] == 1 else f"{base}:{kinds[g]}"
+        number = 2
+        unique = name
+        while unique in taken:
+            unique = f"{name}:{number}"
+            number += 1
+        taken.add(unique)
+        ids[g] = unique
+    return ids
+
+
+def _base_name(collection: Collection, rows: Sequence[Member], hints: Sequence[tuple[str, int]]) -> str:
+    for row in sorted(rows, key=lambda m: _ORDER[m.role]):
+        if row.role != "input" and not _MADE_UP.match(row.initializer):
+            return _SUFFIX.sub("", row.initializer)
+    for _, node in hints:
+        name = collection.ops[node].node.name
+        if name:
+            return str(name)
+    return _SUFFIX.sub("", sorted(rows, key=lambda m: _ORDER[m.role])[0].initializer)

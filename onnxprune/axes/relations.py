@@ -1,0 +1,109 @@
+"""What one node can say about axes: six relations, and where sizes are written.
+
+An axis is one dimension of one value. Rules state relations; the engine derives everything else from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Index = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Axis(NamedTuple):
+    """One dimension of one value: a number in the collection and its size."""
+
+    id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """`a` and `b` have the same size and lose the same indices."""
+
+    a: int
+    b: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A tie that is summed away; `b` is None for a plain sum along `a`.
+
+    Exact when either side is zero at a removed index of the masked model.
+    """
+
+    a: int
+    b: int | None
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Regroup:
+    """Both lists of axes enumerate the same elements in row-major order."""
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """`target[k]` is `source[index[k]]`."""
+
+    source: int
+    index: Index
+    target: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A statistic is taken over the axis: removal is approximate."""
+
+    axis: int
+    why: str
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Nothing on the axis may go; `index` limits it to some of its indices."""
+
+    axis: int
+    why: str
+    node: int
+    index: Index | None = None
+
+
+Relation = Tie | Contract | Regroup | Select | Mix | Freeze
+
+
+@dataclass(frozen=True, slots=True)
+class SizeBinding:
+    """An integer in the graph counts the kept indices of `axis` below `upto` (all of them when None).
+
+    `where` is an attribute's name or an input slot; `item` the element of a list or tensor, None for a lone integer.
+    """
+
+    node: int
+    where: str | int
+    item: int | None
+    axis: int
+    upto: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBinding:
+    """A constant list of indices into `source` (input slot `where`), one for every index of `target`."""
+
+    node: int
+    where: int
+    source: int
+    target: int
+
+
+Binding = SizeBinding | IndexBinding

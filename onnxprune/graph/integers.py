@@ -1,0 +1,245 @@
+"""Integer tensors that carry sizes: what each element is made of.
+
+A Reshape target may be a constant, or come out of Shape → Gather → Mul → Concat. Every element of such a tensor is an
+`Expr` over literals and dimensions of other values, with the number it has at the sizes of this analysis. Rewriting
+evaluates the same expressions at the pruned sizes and corrects only what differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_ELEMENTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """One element: `op` is "lit", "dim" or the name of the ONNX operator that computed it from `args`.
+
+    `value` is the number at the sizes of the analysis; a "dim" names the value and the axis it measures.
+    """
+
+    op: str
+    value: int | float
+    args: tuple[Expr, ...] = ()
+    dim: tuple[str, int] | None = None
+
+    def dims(self) -> set[tuple[str, int]]:
+        """Collect the (value, axis) pairs it depends on."""
+        found: set[tuple[str, int]] = set()
+        stack = [self]
+        while stack:
+            e = stack.pop()
+            if e.dim is not None:
+                found.add(e.dim)
+            stack.extend(e.args)
+        return found
+
+    def evaluate(self, size: Callable[[str, int], int]) -> int | float:
+        """Compute it with other sizes: `size(value, axis)`."""
+        if self.dim is not None:
+            return size(*self.dim)
+        if not self.args:
+            return self.value
+        return _number(_COMPUTE[self.op](*(np.asarray(a.evaluate(size)) for a in self.args)))
+
+    def is_product(self) -> bool:
+        """Say whether it is a product or quotient, so that scaling it keeps it right at every dynamic size."""
+        return not self.args or (self.op in ("Mul", "Div") and all(a.is_product() for a in self.args))
+
+
+def literal(value: int | float) -> Expr:
+    """Make a number that is written in the graph."""
+    return Expr("lit", value)
+
+
+@dataclass(frozen=True, slots=True)
+class IntTensor:
+    """A small tensor known element by element, in row-major order."""
+
+    shape: tuple[int, ...]
+    items: tuple[Expr, ...]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers at the sizes of the analysis."""
+        return tuple(int(e.value) for e in self.items)
+
+    @property
+    def depends(self) -> bool:
+        """Say whether any element depends on the size of a value."""
+        return any(e.op != "lit" for e in self.items)
+
+
+def from_array(array: np.ndarray[Any, Any]) -> IntTensor:
+    """Wrap a constant."""
+    return IntTensor(array.shape, tuple(literal(_number(v)) for v in array.ravel()))
+
+
+def _number(v: Any) -> int | float:
+    v = np.asarray(v)[()]
+    if isinstance(v, (np.integer, np.bool_, int)):
+        return int(v)
+    return int(v) if float(v).is_integer() and abs(float(v)) < 2**62 else float(v)
+
+
+def _divide(a: Any, b: Any) -> Any:
+    if float(b) == 0:
+        raise ArithmeticError("division by zero")
+    if float(a).is_integer() and float(b).is_integer() and float(a) % float(b) == 0:
+        return a // b
+    return np.trunc(a / b) if a.dtype.kind == b.dtype.kind == "i" else a / b
+
+
+_COMPUTE: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _divide,
+    "Mod": np.mod,
+    "Max": lambda *a: max(int(x) if float(x).is_integer() else float(x) for x in a),
+    "Min": lambda *a: min(int(x) if float(x).is_integer() else float(x) for x in a),
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Sqrt": np.sqrt,
+    "Reciprocal": lambda a: 1.0 / a,
+    "Pow": lambda a, b: float(a) ** float(b),
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "Less": np.less,
+    "GreaterOrEqual": np.greater_equal,
+    "LessOrEqual": np.less_equal,
+    "Not": np.logical_not,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Where": lambda c, a, b: a if c else b,
+    "ReduceProd": lambda *a: math.prod(int(x) for x in a),
+    "ReduceSum": lambda *a: sum(int(x) for x in a),
+    "ReduceMax": lambda *a: max(int(x) for x in a),
+    "ReduceMin": lambda *a: min(int(x) for x in a),
+}
+_REDUCTIONS = {"ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"}
+
+
+def combine(op: str, *args: Expr) -> Expr:
+    """Apply an operator to elements; two literals give a literal."""
+    if op == "Where" and not args[0].dims():
+        return args[1] if args[0].value else args[2]
+    value = _number(_COMPUTE[op](*(np.asarray(a.value) for a in args)))
+    if all(a.op == "lit" for a in args):
+        return literal(value)
+    return Expr(op, value, tuple(args))
+
+
+def evaluate(
+    op: str,
+    attributes: Mapping[str, Any],
+    inputs: Sequence[IntTensor | None],
+    names: Sequence[str],
+    shape_of: Callable[[str], tuple[int, ...] | None],
+) -> IntTensor | None:
+    """Follow one node on size-carrying tensors; None when the result is unknown, too large or no such tensor.
+
+    `inputs` and `names` are per input slot; `shape_of` gives the shape of a value, for Shape and Size.
+    """
+    try:
+        if op == "Shape":
+            return _shape(attributes, names[0], shape_of(names[0]))
+        if op == "Size":
+            shape = shape_of(names[0])
+            if not shape:
+                return None
+            items = tuple(Expr("dim", d, dim=(names[0], k)) for k, d in enumerate(shape))
+            return IntTensor((), (combine("ReduceProd", *items),))
+        if not inputs or any(i is None for i, n in zip(inputs, names, strict=True) if n):
+            return None
+        result = _follow(op, attributes, [i for i in inputs])
+    except (ArithmeticError, IndexError, ValueError, KeyError):
+        return None
+    return result if result is not None and len(result.items) <= MAX_ELEMENTS else None
+
+
+def _shape(attributes: Mapping[str, Any], name: str, shape: tuple[int, ...] | None) -> IntTensor | None:
+    if shape is None:
+        return None
+    ks = range(len(shape))[slice(attributes.get("start", 0), attributes.get("end"))]
+    return IntTensor((len(ks),), tuple(Expr("dim", shape[k], dim=(name, k)) for k in ks))
+
+
+def _follow(op: str, attributes: Mapping[str, Any], inputs: list[IntTensor | None]) -> IntTensor | None:
+    x = inputs[0]
+    if x is None:
+        return None
+    index = np.arange(len(x.items)).reshape(x.shape)
+
+    def pick(where: np.ndarray[Any, Any]) -> IntTensor:
+        return IntTensor(where.shape, tuple(x.items[i] for i in where.ravel()))
+
+    if op in ("Identity", "Cast"):
+        return x
+    if op in ("Squeeze", "Unsqueeze"):
+        axes = _axes(attributes, inputs)
+        if op == "Squeeze":
+            return pick(np.squeeze(index, axes))
+        return pick(np.expand_dims(index, axes or ()))
+    if op == "Reshape" and len(inputs) > 1 and inputs[1] is not None:
+        return pick(index.reshape(inputs[1].values))
+    if op == "Gather" and inputs[1] is not None:
+        where = np.array(inputs[1].values).reshape(inputs[1].shape)
+        return pick(np.take(index, where, axis=attributes.get("axis", 0)))
+    if op == "Slice" and len(inputs) >= 3:
+        starts, ends = (i.values if i is not None else () for i in inputs[1:3])
+        axes = _axes(attributes, [x, inputs[3] if len(inputs) > 3 else None]) or tuple(range(len(starts)))
+        steps = inputs[4].values if len(inputs) > 4 and inputs[4] is not None else (1,) * len(starts)
+        cut = [slice(None)] * len(x.shape)
+        for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
+            cut[a] = slice(s, None if e < -(2**31) else e, t)
+        return pick(index[tuple(cut)])
+    if op == "Concat":
+        if any(i is None or len(i.shape) != 1 for i in inputs):
+            return None
+        items = tuple(e for i in inputs if i is not None for e in i.items)
+        return IntTensor((len(items),), items)
+    if op == "ConstantOfShape":
+        n = math.prod(x.values)
+        if n > MAX_ELEMENTS:
+            return None
+        value = attributes.get("value")
+        fill = 0 if value is None else _number(np.asarray(getattr(value, "values", value)).ravel()[0])
+        return IntTensor(x.values, (literal(fill),) * n)
+    if op == "Expand" and inputs[1] is not None:
+        return pick(index * np.ones(inputs[1].values, dtype=np.int64))
+    if op == "Range":
+        start, limit, delta = (i.items[0].value if i is not None else 0 for i in inputs)
+        if any(i is not None and i.depends for i in inputs):
+            return None
+        return from_array(np.arange(start, limit, delta))
+    if op in _REDUCTIONS:
+        axes = _axes(attributes, inputs)
+        if axes not in (None, (), (0,), (-1,)) or len(x.shape) > 1:
+            return None
+        return IntTensor((1,) if attributes.get("keepdims", 1) else (), (combine(op, *x.items),))
+    if op in _COMPUTE:
+        tables = [np.arange(len(i.items)).reshape(i.shape) for i in inputs if i is not None]
+        known = [i for i in inputs if i is not None]
+        grids = np.broadcast_arrays(*tables)
+        if grids[0].size > MAX_ELEMENTS:
+            return None
+        rows = zip(*(g.ravel() for g in grids), strict=True)
+        items = tuple(combine(op, *(t.items[k] for t, k in zip(known, row, strict=True))) for row in rows)
+        return IntTensor(grids[0].shape, items)
+    return None
+
+
+def _axes(attributes: Mapping[str, Any], inputs: Sequence[IntTensor | None]) -> tuple[int, ...] | None:
+    if "axes" in attributes:
+        return tuple(int(a) for a in attributes["axes"])
+    second = inputs[1] if len(inputs) > 1 else None
+    return second.values if second is not None else None

@@ -1,0 +1,283 @@
+"""Concrete sizes of every value of a graph, and the integer tensors that carry sizes.
+
+Dynamic axes take a stated number during analysis (from `input_shapes`, or a default), so that every axis has a size.
+Which axes are dynamic is remembered: nothing that depends on them is written as a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import defs, numpy_helper, shape_inference
+
+from ..errors import ModelError, OptionError, unknown_name
+from . import integers
+from .integers import IntTensor
+from .view import skeleton
+
+SMALL = integers.MAX_ELEMENTS
+_INTEGER_LIKE = {1, 6, 7, 9, 10, 11, 12}
+
+
+@dataclass
+class Shapes:
+    """`sizes[name]` is the shape of a value at the sizes of the analysis, None when its rank is unknown.
+
+    `dynamic` holds the names of values some axis of which may differ from run to run, with those axes; `integers` the
+    small tensors known element by element; `input_shapes` the shapes taken for the graph inputs.
+    """
+
+    sizes: dict[str, tuple[int, ...] | None]
+    dynamic: dict[str, frozenset[int]]
+    integers: dict[str, IntTensor]
+    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def is_dynamic(self, name: str, axis: int) -> bool:
+        """Say whether an axis of a value may differ from run to run."""
+        return axis in self.dynamic.get(name, ())
+
+
+def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+    """Determine the shape of every value of the main graph.
+
+    `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be given its own size.
+    Raises `OptionError` for an unknown input or a contradiction, `ModelError` when shape inference fails.
+    """
+    bare = skeleton(proto)
+    graph = bare.graph
+    initializers = {t.name for t in graph.initializer}
+    inputs = [v for v in graph.input if v.name not in initializers]
+    symbols, chosen = _choose_sizes(inputs, dict(input_shapes or {}))
+    has_dynamic = bool(symbols) or any(not _static(v) for v in inputs)
+    dynamic: dict[str, frozenset[int]] = {}
+    if has_dynamic:
+        dynamic = _dynamic_axes(bare)
+        for value in inputs:
+            _set_shape(value, chosen[value.name])
+        for value in [*graph.value_info, *graph.output]:
+            _specialise(value, symbols)
+    _weights_as_inputs(graph)
+    try:
+        inferred = shape_inference.infer_shapes(bare, data_prop=has_dynamic).graph
+    except Exception as error:  # onnx raises several unrelated types here
+        raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
+    sizes: dict[str, tuple[int, ...] | None] = {}
+    for value in [*inferred.value_info, *inferred.output, *inferred.input]:
+        sizes[value.name] = _shape_of(value)
+    for tensor in proto.graph.initializer:
+        sizes[tensor.name] = tuple(tensor.dims)
+    known = _known_integers(proto.graph)
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.output[0] in known:
+            sizes[node.output[0]] = known[node.output[0]].shape
+    _fill(bare, sizes, known, _types(inferred))
+    return Shapes(sizes, dynamic, known, {n: tuple(s) for n, s in chosen.items()} if has_dynamic else {})
+
+
+def _choose_sizes(
+    inputs: Sequence[onnx.ValueInfoProto], given: dict[str, Sequence[int]]
+) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Give every symbol a size, and every input a full shape."""
+    by_name = {v.name: v for v in inputs}
+    for name in given:
+        if name not in by_name:
+            raise unknown_name("graph input", name, by_name)
+    symbols: dict[str, int] = {}
+    chosen: dict[str, list[int]] = {}
+    for value in inputs:
+        if not value.type.HasField("tensor_type"):
+            chosen[value.name] = []
+            continue
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        wish = given.get(value.name)
+        if wish is not None and len(wish) != len(dims):
+            raise OptionError(f"input {value.name!r} has {len(dims)} axes; the shape given has {len(wish)}")
+        shape = []
+        for k, d in enumerate(dims):
+            if d.HasField("dim_value") and d.dim_value > 0:
+                size = d.dim_value
+                if wish is not None and wish[k] != size:
+                    raise OptionError(f"axis {k} of input {value.name!r} is fixed at {size}; {wish[k]} was given")
+            elif wish is not None:
+                size = int(wish[k])
+                if size < 1 or symbols.get(d.dim_param, size) != size:
+                    raise OptionError(f"axis {k} of input {value.name!r}: {size} contradicts another axis or is below 1")
+            else:
+                size = symbols.get(d.dim_param) or _default_size(k, len(dims), tensor.elem_type)
+            if d.dim_param:
+                symbols[d.dim_param] = size
+            shape.append(size)
+        chosen[value.name] = shape
+    return symbols, chosen
+
+
+def _default_size(axis: int, rank: int, elem_type: int) -> int:
+    """Pick a size for a dynamic axis: images keep a multiple of 32 on their spatial axes."""
+    if axis == 0:
+        return 1
+    if rank >= 4 and axis >= 2 and elem_type in (1, 10, 11, 16):
+        return 224
+    return 16
+
+
+def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
+    """Find which axes shape inference cannot fix before sizes are chosen."""
+    try:
+        graph = shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception as error:
+        raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
+    found: dict[str, frozenset[int]] = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            found[value.name] = frozenset(k for k, d in enumerate(dims) if not d.HasField("dim_value"))
+    for node in bare.graph.node:
+        for name in node.output:
+            found.setdefault(name, frozenset(range(16)))
+    return found
+
+
+def _static(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return all(d.HasField("dim_value") and d.dim_value > 0 for d in dims)
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    for d, size in zip(value.type.tensor_type.shape.dim, shape, strict=False):
+        d.dim_value = size
+
+
+def _specialise(value: onnx.ValueInfoProto, symbols: Mapping[str, int]) -> None:
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return
+    for d in value.type.tensor_type.shape.dim:
+        if d.HasField("dim_param"):
+            if d.dim_param in symbols:
+                d.dim_value = symbols[d.dim_param]
+            else:
+                d.Clear()
+
+
+def _weights_as_inputs(graph: onnx.GraphProto) -> None:
+    """Declare initializers without data as graph inputs, so that inference sees their shapes."""
+    kept = [t for t in graph.initializer if t.ByteSize() > 0 and _has_data(t)]
+    declared = {v.name for v in graph.input}
+    for t in graph.initializer:
+        if not _has_data(t) and t.name not in declared:
+            graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _has_data(t: onnx.TensorProto) -> bool:
+    return t.HasField("raw_data") or any(
+        len(getattr(t, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+    )
+
+
+def _shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    if not all(d.HasField("dim_value") for d in dims):
+        return None
+    return tuple(d.dim_value for d in dims)
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    types = {v.name: v.type for v in [*graph.input, *graph.value_info, *graph.output]}
+    for t in graph.initializer:
+        types[t.name] = onnx.helper.make_tensor_type_proto(t.data_type, list(t.dims))
+    return types
+
+
+def _known_integers(graph: onnx.GraphProto) -> dict[str, IntTensor]:
+    """Read the small constants that may carry sizes."""
+    known: dict[str, IntTensor] = {}
+    for t in graph.initializer:
+        if t.data_type in _INTEGER_LIKE and int(np.prod(t.dims, dtype=np.int64)) <= SMALL and _has_data(t):
+            known[t.name] = integers.from_array(numpy_helper.to_array(t))
+    for node in graph.node:
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            continue
+        for a in node.attribute:
+            if a.name == "value" and a.t.data_type in _INTEGER_LIKE and int(np.prod(a.t.dims, dtype=np.int64)) <= SMALL:
+                known[node.output[0]] = integers.from_array(numpy_helper.to_array(a.t))
+            elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                known[node.output[0]] = integers.from_array(np.array(onnx.helper.get_attribute_value(a)))
+    return known
+
+
+def _fill(
+    bare: onnx.ModelProto,
+    sizes: dict[str, tuple[int, ...] | None],
+    known: dict[str, IntTensor],
+    types: dict[str, onnx.TypeProto],
+) -> None:
+    """Follow the nodes once: evaluate integer tensors, and infer what was left unknown from their values."""
+    opsets = {o.domain: o.version for o in bare.opset_import}
+    for node in bare.graph.node:
+        if node.op_type == "Constant":
+            continue
+        if any(o and sizes.get(o) is None for o in node.output):
+            _infer_node(bare, node, opsets, sizes, known, types)
+        if node.domain in ("", "ai.onnx") and len(node.output) == 1:
+            attributes = {a.name: _attribute(a) for a in node.attribute if a.type != onnx.AttributeProto.GRAPH}
+            inputs = [known.get(n) for n in node.input]
+            result = integers.evaluate(node.op_type, attributes, inputs, list(node.input), sizes.get)
+            if result is not None:
+                known[node.output[0]] = result
+                if sizes.get(node.output[0]) is None:
+                    sizes[node.output[0]] = result.shape
+
+
+def _attribute(a: onnx.AttributeProto) -> Any:
+    return numpy_helper.to_array(a.t) if a.type == onnx.AttributeProto.TENSOR else onnx.helper.get_attribute_value(a)
+
+
+def _infer_node(
+    bare: onnx.ModelProto,
+    node: onnx.NodeProto,
+    opsets: dict[str, int],
+    sizes: dict[str, tuple[int, ...] | None],
+    known: dict[str, IntTensor],
+    types: dict[str, onnx.TypeProto],
+) -> None:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain not in opsets or not defs.has(node.op_type, opsets[domain], domain):
+        return
+    given: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for name in node.input:
+        if name and name in types:
+            given[name] = types[name]
+            shape = sizes.get(name)
+            if shape is not None and types[name].HasField("tensor_type"):
+                given[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
+        if name in known and name in given:
+            elem = given[name].tensor_type.elem_type
+            array = np.array([e.value for e in known[name].items]).reshape(known[name].shape)
+            data[name] = numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(elem)), name)
+    if any(n and n not in given for n in node.input):
+        return
+    try:
+        schema = defs.get_schema(node.op_type, opsets[domain], domain)
+        result = shape_inference.infer_node_outputs(
+            schema, node, given, data, opset_imports=list(bare.opset_import), ir_version=bare.ir_version
+        )
+    except Exception:  # unknown stays unknown: whatever touches it is frozen
+        return
+    for name, type_proto in result.items():
+        value = onnx.ValueInfoProto(name=name, type=type_proto)
+        types[name] = type_proto
+        if sizes.get(name) is None:
+            sizes[name] = _shape_of(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

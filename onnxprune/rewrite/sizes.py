@@ -1,0 +1,159 @@
+"""The integers of a graph after a removal: which change, and how each is corrected.
+
+A literal is rewritten. A number computed from shapes is evaluated at the new sizes first: most follow by themselves.
+One that does not is replaced by a constant, or scaled where it depends on sizes known only at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..axes.analysis import Analysis, Keep
+from ..axes.relations import IndexBinding, SizeBinding
+from ..graph.integers import Expr
+
+Slot = tuple[int, int]
+
+
+class Refresh:
+    """All corrections that one removal needs.
+
+    `constants[(node, slot)]` is the new array of an integer input; `scales[(node, slot)]` a numerator and a
+    denominator per element of a computed one; attributes are written by `write_attributes`, which leaves in
+    `split_sizes` the sizes of Splits (node, array) that must be given as an input from now on.
+    """
+
+    def __init__(self, analysis: Analysis, alive: Keep) -> None:
+        self._analysis = analysis
+        self._alive = alive
+        self.constants: dict[Slot, np.ndarray[Any, Any]] = {}
+        self.scales: dict[Slot, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+        self.split_sizes: list[tuple[int, np.ndarray[Any, Any]]] = []
+        self._attributes: list[SizeBinding] = []
+        by_slot: dict[Slot, list[SizeBinding]] = {}
+        for b in analysis.collection.bindings:
+            if isinstance(b, IndexBinding):
+                self._remap(b)
+            elif isinstance(b.where, str):
+                self._attributes.append(b)
+            elif not self._keep(b.axis).all():
+                by_slot.setdefault((b.node, b.where), []).append(b)
+        for slot, bindings in by_slot.items():
+            self._refresh(slot, bindings)
+
+    def _keep(self, axis: int) -> Keep:
+        return self._analysis.keep(axis, self._alive)
+
+    def _count(self, b: SizeBinding) -> int:
+        return int(np.count_nonzero(self._keep(b.axis)[: b.upto]))
+
+    def _size(self, name: str, axis: int) -> int:
+        value = self._analysis.collection.values.get(name)
+        if value is None:
+            shape = self._analysis.collection.shapes.sizes[name]
+            assert shape is not None
+            return shape[axis]
+        return int(np.count_nonzero(self._keep(value.axes[axis].id)))
+
+    def _remap(self, b: IndexBinding) -> None:
+        """Renumber a constant list of indices into an axis that shrinks."""
+        source, target = self._keep(b.source), self._keep(b.target)
+        if source.all() and target.all():
+            return
+        collection = self._analysis.collection
+        known = collection.shapes.integers[collection.ops[b.node].x(b.where).name]
+        index = np.array(known.values, dtype=np.int64).reshape(known.shape) % len(source)
+        rank = np.cumsum(source) - 1
+        self.constants[(b.node, b.where)] = rank[index[target]]
+
+    def _refresh(self, slot: Slot, bindings: list[SizeBinding]) -> None:
+        collection = self._analysis.collection
+        op = collection.ops[slot[0]]
+        value = op.x(slot[1])
+        known = collection.shapes.integers[value.name]
+        wanted = {b.item or 0: self._count(b) for b in bindings if not self._copies(b, known.items[b.item or 0])}
+        now = [e.evaluate(self._size) for e in known.items]
+        wrong = {k: n for k, n in wanted.items() if now[k] != n and not (now[k] == -1 and _is_target(op.node.op, slot[1]))}
+        wrong = {k: n for k, n in wrong.items() if not self._is_open_end(bindings, k, now[k])}
+        if not wrong:
+            return
+        if not any(self._runtime(e) for e in known.items):
+            new = [wrong.get(k, n) for k, n in enumerate(now)]
+            self.constants[slot] = np.array(new, dtype=np.int64).reshape(known.shape)
+            return
+        numerator, denominator = np.ones(len(now), dtype=np.int64), np.ones(len(now), dtype=np.int64)
+        for k, n in wrong.items():
+            common = math.gcd(n, int(now[k]))
+            numerator[k], denominator[k] = n // common, int(now[k]) // common
+        self.scales[slot] = numerator.reshape(known.shape), denominator.reshape(known.shape)
+
+    def _copies(self, b: SizeBinding, e: Expr) -> bool:
+        """Say whether a 0 of a Reshape copies an input size that is right already."""
+        op = self._analysis.collection.ops[b.node]
+        if op.node.op != "Reshape" or e.value != 0 or op.attr("allowzero", 0):
+            return False
+        x = op.x(0)
+        return (b.item or 0) < x.ndim and self._size(x.name, b.item or 0) == self._count(b)
+
+    def _is_open_end(self, bindings: list[SizeBinding], item: int, now: int | float) -> bool:
+        """Say whether a Slice end lies beyond the axis, and so stays where it is."""
+        for b in bindings:
+            if (b.item or 0) == item and b.upto is not None:
+                size = self._analysis.collection.sizes[b.axis]
+                return b.upto == size and now >= size
+        return False
+
+    def _runtime(self, e: Expr) -> bool:
+        shapes = self._analysis.collection.shapes
+        return any(shapes.is_dynamic(name, k) for name, k in e.dims())
+
+    def write_attributes(self, node: Callable[[int], onnx.NodeProto]) -> None:
+        """Write the attributes that count kept indices."""
+        split: dict[int, list[SizeBinding]] = {}
+        for b in self._attributes:
+            proto = node(b.node)
+            attribute = next((a for a in proto.attribute if a.name == b.where), None)
+            if attribute is None and b.where == "split":
+                split.setdefault(b.node, []).append(b)
+            elif not self._keep(b.axis).all():
+                self._write_attribute(proto, attribute, b)
+        for index, bindings in split.items():
+            self._write_even_split(node(index), index, bindings)
+
+    def _write_attribute(self, proto: onnx.NodeProto, attribute: onnx.AttributeProto | None, b: SizeBinding) -> None:
+        if attribute is None:
+            proto.attribute.append(onnx.helper.make_attribute(str(b.where), self._count(b)))
+        elif b.item is None:
+            attribute.i = self._count(b)
+        elif b.upto is not None and self._is_open_end([b], b.item, attribute.ints[b.item]):
+            return
+        elif proto.op_type == "Reshape" and attribute.ints[b.item] in (-1, 0):
+            return
+        else:
+            attribute.ints[b.item] = self._count(b)
+
+    def _write_even_split(self, proto: onnx.NodeProto, index: int, bindings: list[SizeBinding]) -> None:
+        """Spell out the sizes of a Split without them, where they are no longer even."""
+        sizes = [self._count(b) for b in sorted(bindings, key=lambda b: b.item or 0)]
+        chunk = -(-sum(sizes) // len(sizes))
+        even = [min(chunk, sum(sizes) - chunk * k) for k in range(len(sizes))]
+        if sizes == even:
+            return
+        if self._analysis.collection.opset < 13:
+            proto.attribute.append(onnx.helper.make_attribute("split", sizes))
+            return
+        for k, a in enumerate(proto.attribute):
+            if a.name == "num_outputs":
+                del proto.attribute[k]
+                break
+        self.split_sizes.append((index, np.array(sizes, dtype=np.int64)))
+
+
+def _is_target(op: str, slot: int) -> bool:
+    """Say whether -1 in this input means "what remains"."""
+    return op in ("Reshape", "Expand") and slot == 1

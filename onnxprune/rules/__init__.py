@@ -1,0 +1,14 @@
+"""Operator rules, one file per family. Importing this package registers them all."""
+
+from . import contraction, convolution, elementwise, indexing, movement, normalization, pooling, reduction
+
+__all__ = [
+    "contraction",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "movement",
+    "normalization",
+    "pooling",
+    "reduction",
+]

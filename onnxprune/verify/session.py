@@ -1,0 +1,92 @@
+"""Models in onnxruntime, on the CPU, with its refusals as typed errors.
+
+Everything that runs a model passes through `open_session` and `run`, so that a time limit or another process can be
+put behind these two.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from google.protobuf.message import EncodeError
+
+from ..errors import ModelError, OptionError
+from ..graph.model import SINGLE_FILE_LIMIT, Model, save, serialize
+from .tensors import Array, held_tensors
+
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+_SPINNING = "session.intra_op.allow_spinning"
+_SILENT = 4
+
+
+def open_session(model: Model, *, threads: int | None = None, spinning: bool = True) -> ort.InferenceSession:
+    """Load a model into onnxruntime; `threads` None leaves their number to it.
+
+    Models with data files are read from their folder; one too large for a single buffer goes through a temporary
+    file. Raises `ModelError` with what onnxruntime says when it refuses the model.
+    """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be at least 1, not {threads}")
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    if not spinning:
+        options.add_session_config_entry(_SPINNING, "0")
+    if model.has_external_data and model.path is not None:
+        options.add_session_config_entry(_DATA_FOLDER, str(model.path.parent.resolve()))
+    try:
+        content = _content(model)
+        if content is not None:
+            return _create(content, options)
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+            path = Path(folder, "model.onnx")
+            save(Model(model.proto, model.path), path, external_data=True)
+            return _create(str(path), options)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{model.label}: onnxruntime does not load it: {one_line(error)}") from error
+
+
+def _content(model: Model) -> bytes | None:
+    """Serialize a model that fits in one buffer."""
+    inline = sum(len(held.tensor.raw_data) for held in held_tensors(model.proto).values())
+    if inline >= SINGLE_FILE_LIMIT:
+        return None
+    try:
+        return serialize(model.proto)
+    except (EncodeError, ValueError):
+        return None
+
+
+def _create(content: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, feed: Mapping[str, Array], label: str) -> Sequence[Any]:
+    """Run a session on one feed and give all outputs; raises `ModelError` with what onnxruntime says."""
+    try:
+        outputs: Sequence[Any] = session.run(None, dict(feed))
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        raise ModelError(f"{label}: onnxruntime does not run it on {shapes}: {one_line(error)}") from error
+    return outputs
+
+
+def output_names(session: ort.InferenceSession) -> list[str]:
+    """Give the names of the outputs in the order `run` gives their values."""
+    return [value.name for value in session.get_outputs()]
+
+
+def one_line(error: Exception) -> str:
+    """Give the first line of an onnxruntime message, without its prefix."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    parts = text.split(" : ", 3)
+    text = parts[3] if len(parts) == 4 and parts[0].startswith("[ONNXRuntimeError]") else text
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,132 @@
+"""Tensors and nodes of a model in every scope: the main graph and the bodies of If, Loop and Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, numpy_helper
+
+from ..errors import ModelError
+from ..graph.model import Model, tensor_nbytes
+
+Array = np.ndarray[Any, Any]
+Scope = tuple[tuple[str, str], ...]
+
+_FLOAT_PREFIXES = ("FLOAT", "DOUBLE", "BFLOAT16")
+FLOAT_TYPES = frozenset(v for n, v in TensorProto.DataType.items() if n.startswith(_FLOAT_PREFIXES))
+# Types of quantized weights and, INT32, of quantized biases.
+CODE_TYPES = frozenset(getattr(TensorProto, n) for n in ("INT8", "UINT8", "INT4", "UINT4", "INT32"))
+_HEADER_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that a graph holds: an initializer, or the value of a Constant node."""
+
+    tensor: TensorProto
+    graph: onnx.GraphProto
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class Use:
+    """One input slot that reads a tensor."""
+
+    scope: Scope
+    node: onnx.NodeProto
+    slot: int
+
+
+def graphs(proto: onnx.ModelProto) -> Iterator[tuple[Scope, onnx.GraphProto]]:
+    """Walk the main graph and all bodies, outer before inner.
+
+    A scope is named by the (first output, attribute) of the nodes it lies in; both survive pruning.
+    """
+    waiting: list[tuple[Scope, onnx.GraphProto]] = [((), proto.graph)]
+    while waiting:
+        scope, graph = waiting.pop()
+        yield scope, graph
+        for node in reversed(graph.node):
+            for attribute in node.attribute:
+                bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+                for k, body in enumerate(bodies):
+                    waiting.append(((*scope, (node.output[0] if node.output else "", f"{attribute.name}{k}")), body))
+
+
+def held_tensors(proto: onnx.ModelProto) -> dict[str, Held]:
+    """Give initializers and Constant values by name; where scopes reuse a name the outermost counts."""
+    found: dict[str, Held] = {}
+    for scope, graph in graphs(proto):
+        for tensor in graph.initializer:
+            found.setdefault(tensor.name, Held(tensor, graph, scope))
+        for node in graph.node:
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        found.setdefault(node.output[0], Held(attribute.t, graph, scope))
+    return found
+
+
+def uses_by_name(proto: onnx.ModelProto) -> dict[str, list[Use]]:
+    """Give the input slots that read each value, in the order the nodes run."""
+    uses: dict[str, list[Use]] = {}
+    for scope, graph in graphs(proto):
+        for node in graph.node:
+            for slot, name in enumerate(node.input):
+                if name:
+                    uses.setdefault(name, []).append(Use(scope, node, slot))
+    return uses
+
+
+def to_array(model: Model, tensor: TensorProto) -> Array:
+    """Read a tensor of `model`, from its data file when it lies there; raises `ModelError` when it cannot be read."""
+    if external_data_helper.uses_external_data(tensor):
+        entries = {e.key: e.value for e in tensor.external_data}
+        base = model.path.parent if model.path is not None else Path()
+        inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        try:
+            with open(base / entries["location"], "rb") as stream:
+                stream.seek(int(entries.get("offset", 0)))
+                inline.raw_data = stream.read(tensor_nbytes(tensor))
+        except (OSError, KeyError, ValueError) as error:
+            raise ModelError(f"{model.label}: the data of tensor {tensor.name!r} cannot be read ({error})") from error
+        tensor = inline
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{model.label}: the data of tensor {tensor.name!r} is broken ({error})") from error
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Say whether two arrays agree in type, shape and every bit, NaN payloads and signed zeros included."""
+    return a.dtype == b.dtype and a.shape == b.shape and np.ascontiguousarray(a).tobytes() == b.tobytes()
+
+
+def skeleton(proto: onnx.ModelProto, *, keep_dims: bool) -> onnx.ModelProto:
+    """Copy a model without the data of its large tensors, for tools that cannot take 2 GB or data files.
+
+    With `keep_dims` a tensor points to a data file that is not there, which shape inference accepts; without, it is
+    empty, which the checker accepts.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for held in held_tensors(copy).values():
+        tensor = held.tensor
+        outside = external_data_helper.uses_external_data(tensor)
+        if not outside and tensor.ByteSize() <= _HEADER_BYTES:
+            continue
+        bare = TensorProto(name=tensor.name, data_type=tensor.data_type)
+        if keep_dims:
+            bare.dims.extend(tensor.dims)
+            bare.data_location = TensorProto.EXTERNAL
+            bare.external_data.add(key="location", value="absent")
+        else:
+            bare.dims.append(0)
+            bare.raw_data = b""
+        tensor.CopyFrom(bare)
+    return copy

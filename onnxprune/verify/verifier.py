@@ -1,0 +1,248 @@
+"""`verify`: every check, in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..data import Data, Feed, input_specs, load_data, random_feeds
+from ..errors import ModelError, OptionError
+from ..graph.model import Model, load
+from ..plan import Plan
+from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
+from .compare import Comparison, is_float, leaves
+from .figures import agreement_figures, check_twin, exact_figures
+from .latency import measure_latency
+from .metric import Metric, load_metric
+from .session import open_session, output_names, run
+from .tensors import graphs, held_tensors
+from .twin import masked_twin
+from .verdict import Verdict, change
+
+RTOL = 1e-3
+RTOL_REDUCED = 1e-2
+ATOL = 1e-7
+RANDOM_FEEDS = 4
+TWIN_FEEDS = 16
+_REDUCED = frozenset({2, 3, 10, 16, 17, 18, 19, 20, 21, 22, 23})
+
+Measure = Callable[[Model, Mapping[str, Sequence[int]] | None], Any]
+
+
+def verify(  # noqa: PLR0913 - independent options, keyword only
+    original: Any,
+    pruned: Any,
+    *,
+    plan: Plan | str | Path | None = None,
+    data: Any = None,
+    rtol: float | None = None,
+    atol: float = ATOL,
+    metric: str | Callable[..., Any] | None = None,
+    latency: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    recovered: bool = False,
+    measure: Measure | None = None,
+) -> Verdict:
+    """Check a pruned model against its original and, with a `plan`, against the masked twin.
+
+    Models are whatever `load` takes; `data` whatever `load_data` takes, random feeds from `seed` without it. The twin
+    is compared on the first 16 feeds, the original on all. An output agrees when it differs by at most
+    `atol` + `rtol` * (largest magnitude of the twin's); `rtol` is 1e-3, or 1e-2 where 16-bit floats or quantized
+    weights round. `recovered` says that kept weights were repaired: their values are then not compared with the
+    original's, and the twin gets them too. `metric` takes an InferenceSession, or is `FILE.py:FUNCTION`.
+    `measure(model, input_shapes)` gives `params`, `macs` and `bytes`.
+
+    Raises `ModelError` when the original does not load or run, `DataError` and `PlanError` when data or plan do not
+    belong to it. What is wrong with the pruned model is in the verdict.
+    """
+    if (rtol is not None and rtol < 0) or atol < 0:
+        raise OptionError("rtol and atol must not be negative")
+    before, after = load(original), load(pruned)
+    decided = Plan.load(plan) if isinstance(plan, (str, Path)) else plan
+    shapes = input_shapes or (decided.input_shapes if decided is not None else None) or None
+    if rtol is None:
+        rtol = RTOL_REDUCED if _rounds(before) else RTOL
+    figure = load_metric(metric) if metric is not None else None
+    session = open_session(before, threads=threads)
+    feeds = _feeds(before, session, data, seed, shapes)
+    trial = _Trial(before, after, session, feeds, threads)
+    checks = [check_valid(after), check_shapes(before, after), check_interface(before, after)]
+    if decided is not None:
+        checks.append(check_slices(before, after, decided, recovered=recovered))
+        checks.append(check_unlisted(before, after, decided, recovered=recovered))
+    twin, reason = _twin(before, after, decided, recovered=recovered)
+    trial.run(twin)
+    checks += trial.checks
+    exact = None
+    if twin is not None and trial.twin is not None and trial.moved is not None:
+        checks.append(check_twin(trial.twin, trial.moved, rtol, atol))
+        exact = exact_figures(trial.twin, trial.moved, rtol, atol)
+    elif twin is not None:
+        reason = "the pruned model does not run"
+    counts = (measure or _measure)(before, shapes), (measure or _measure)(after, shapes)
+    return Verdict(
+        checks=tuple(checks),
+        exact=exact,
+        exact_reason=reason,
+        agreement=trial.agreement_figures(),
+        params=change(counts[0].params, counts[1].params),
+        macs=change(counts[0].macs, counts[1].macs),
+        bytes=change(counts[0].bytes, counts[1].bytes),
+        latency_ms=trial.latency() if latency else None,
+        metric=trial.metric(figure) if figure is not None else None,
+        data=feeds.label,
+    )
+
+
+def _measure(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> Any:
+    from ..axes.costs import measure  # noqa: PLC0415 - only where not injected
+
+    return measure(model, input_shapes)
+
+
+def _rounds(model: Model) -> bool:
+    """Say whether the model computes in 16 bits or less, where reordering a sum moves it by more than 1e-3."""
+    inputs = [v.type.tensor_type.elem_type for v in model.proto.graph.input]
+    quantizes = any(node.op_type == "QuantizeLinear" for _, graph in graphs(model.proto) for node in graph.node)
+    weights = [h.tensor.data_type for h in held_tensors(model.proto).values() if len(h.tensor.dims) > 1]
+    return quantizes or any(kind in _REDUCED for kind in weights + inputs)
+
+
+def _feeds(
+    model: Model, session: ort.InferenceSession, data: Any, seed: int, shapes: Mapping[str, Sequence[int]] | None
+) -> Data:
+    if data is not None:
+        return load_data(data, model, seed=seed, input_shapes=shapes)
+    for batch in (2, 1):
+        # A model may name its batch axis and yet take one sample only.
+        feeds = random_feeds(model, RANDOM_FEEDS, seed=seed, input_shapes=shapes, batch=batch)
+        try:
+            run(session, feeds[0], model.label)
+        except ModelError:
+            if batch == 1:
+                raise
+        else:
+            break
+    return Data(f"random:{RANDOM_FEEDS}", lambda: iter(feeds), len(feeds))
+
+
+def _twin(before: Model, after: Model, plan: Plan | None, *, recovered: bool) -> tuple[Model | None, str | None]:
+    """Build the masked twin where it says something, else give the reason why not."""
+    if plan is None:
+        return None, "no plan given"
+    for group in plan.groups:
+        if group.removed and not group.exact:
+            return None, f"group {group.id!r} is not exact: {group.why_inexact or 'no reason in the plan'}"
+    if recovered and _arity(before) != _arity(after):
+        return None, "recovery added nodes or inputs that the original lacks"
+    return Model(masked_twin(before, plan, after, recovered=recovered), before.path), None
+
+
+def _arity(model: Model) -> list[tuple[str, int]]:
+    nodes = (node for _, graph in graphs(model.proto) for node in graph.node if node.op_type != "Constant")
+    return [(node.op_type, len(node.input)) for node in nodes]
+
+
+@dataclass
+class _Trial:
+    """The runs: original, pruned and twin side by side on every feed."""
+
+    before: Model
+    after: Model
+    session: ort.InferenceSession
+    feeds: Data
+    threads: int | None
+    checks: list[Check] = field(default_factory=list)
+    pruned: ort.InferenceSession | None = None
+    agreement: Comparison | None = None
+    twin: Comparison | None = None
+    moved: Comparison | None = None
+    n_feeds: int = 0
+
+    def run(self, twin: Model | None) -> None:
+        """Run everything and add the checks "runs" and "finite"."""
+        try:
+            self.pruned = open_session(self.after, threads=self.threads)
+            self._pass(self.pruned, twin)
+        except _PrunedFailedError as failure:
+            self.pruned = None
+            self.checks.append(Check("runs", False, str(failure)))
+        except ModelError as error:
+            if self.pruned is not None:
+                raise
+            self.checks.append(Check("runs", False, str(error)))
+
+    def _pass(self, pruned: ort.InferenceSession, twin: Model | None) -> None:
+        names, after_names = output_names(self.session), output_names(pruned)
+        if len(names) != len(after_names):
+            raise _PrunedFailedError(f"gives {len(after_names)} outputs, the original {len(names)}")
+        agreement, against_twin, moved = Comparison.of(names), Comparison.of(names), Comparison.of(names)
+        other = open_session(twin, threads=self.threads) if twin is not None else None
+        finite: dict[str, None] = {}
+        for k, feed in enumerate(self.feeds):
+            expected = run(self.session, feed, self.before.label)
+            found = _run_pruned(pruned, feed, self.after.label)
+            agreement.add(expected, found)
+            finite.update(dict.fromkeys(_not_finite(names, expected, found)))
+            if other is not None and k < TWIN_FEEDS:
+                masked = run(other, feed, "the masked twin")
+                against_twin.add(masked, found)
+                moved.add(expected, masked)
+            self.n_feeds = k + 1
+        self.agreement = agreement
+        if other is not None:
+            self.twin, self.moved = against_twin, moved
+        self.checks.append(Check("runs", True, f"{self.n_feeds} feeds of {self.feeds.label}"))
+        detail = f"NaN or infinity where the original has none, in {', '.join(map(repr, finite))}" if finite else ""
+        self.checks.append(Check("finite", not finite, detail))
+
+    def agreement_figures(self) -> dict[str, Any] | None:
+        """Give the agreement with the original, None when the pruned model does not run."""
+        if self.agreement is None:
+            return None
+        return agreement_figures(self.agreement, input_specs(self.before), self.n_feeds)
+
+    def latency(self) -> dict[str, Any] | None:
+        """Time both models on the first feed."""
+        if self.pruned is None:
+            return None
+        feed = next(iter(self.feeds.start()))
+        return measure_latency(self.before, self.after, feed, threads=self.threads).to_json()
+
+    def metric(self, figure: Metric) -> dict[str, Any] | None:
+        """Evaluate the user's metric on both models."""
+        if self.pruned is None:
+            return None
+        return change(figure(self.session), figure(self.pruned))
+
+
+class _PrunedFailedError(Exception):
+    """The pruned model loads but does not run as the original does."""
+
+
+def _run_pruned(session: ort.InferenceSession, feed: Feed, label: str) -> Sequence[Any]:
+    try:
+        return run(session, feed, label)
+    except ModelError as error:
+        raise _PrunedFailedError(str(error)) from error
+
+
+def _not_finite(names: Sequence[str], expected: Sequence[Any], found: Sequence[Any]) -> Iterator[str]:
+    """Give the outputs with a NaN or an infinity where the original has a finite number."""
+    for name, before, after in zip(names, expected, found, strict=True):
+        pairs = zip(leaves(before), leaves(after), strict=False)
+        for x, y in pairs:
+            if not (is_float(x) and is_float(y)):
+                continue
+            sound = np.isfinite(x.astype(np.float64))
+            bad = ~np.isfinite(y.astype(np.float64))
+            if (bad & sound).any() if x.shape == y.shape else (bad.any() and sound.all()):
+                yield name
+                break
