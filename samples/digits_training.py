@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from digits_eval import INPUT, accuracy
 from torch import nn
 from torch.nn import functional
+
+from digits_eval import INPUT, accuracy
 
 
 def train(

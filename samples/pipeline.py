@@ -1,8 +1,9 @@
 """Prune as one step of a build: five calls, a quality gate, and an exit code that a build server understands.
 
-0: written and good enough; 1: pruned, but a check or the gate failed; 2: an argument is wrong; 3: the input is unusable.
+    python samples/pipeline.py SOURCE.onnx TARGET.onnx
 
-python samples/pipeline.py SOURCE.onnx TARGET.onnx
+Exit codes: 0 written and good enough; 1 pruned, but a check or the gate failed; 2 an argument is wrong; 3 the input
+cannot be used.
 """
 
 from __future__ import annotations

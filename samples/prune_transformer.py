@@ -1,8 +1,8 @@
 """Remove whole attention heads and feed-forward features from a transformer, and nothing else.
 
-The width of the residual stream stays: LayerNorm takes statistics over it, so removing from it would only be approximate.
+    python samples/prune_transformer.py        # writes digits_transformer.half.onnx to the current folder
 
-python samples/prune_transformer.py        # writes digits_transformer.half.onnx to the current folder
+The width of the residual stream stays: LayerNorm takes statistics over it, so cutting it would only be approximate.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from digits_eval import digits
-from digits_training import export, train
 from torch import nn
 from torch.nn import functional
+
+from digits_eval import digits
+from digits_training import export, train
 
 TARGET = Path(__file__).with_name("digits_cnn.onnx")
 

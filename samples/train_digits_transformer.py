@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from digits_eval import digits
-from digits_training import export, train
 from torch import nn
 from torch.nn import functional
+
+from digits_eval import digits
+from digits_training import export, train
 
 TARGET = Path(__file__).with_name("digits_transformer.onnx")
 N_TOKENS, N_WIDTH, N_HEADS, N_HIDDEN, N_LAYERS = 16, 48, 4, 96, 3

@@ -171,7 +171,7 @@ class Analysis:
         found: dict[int, list[Member]] = {}
         for value in self.collection.parameters:
             for k, axis in enumerate(value.axes):
-                if axis.size == 1:
+                if axis.size == 1 or value.index_list:
                     continue
                 role = self.role(axis.id)
                 for roots in self.roots(axis.id):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..plan import Plan, PlanGroup, PlanSlice
+from ..planfile import Plan, PlanGroup, PlanSlice
 from .analysis import Analysis, Keep
 from .op import Value
 
@@ -34,7 +34,8 @@ def versions(analysis: Analysis, alive: Keep) -> list[Version]:
     """List the versions of every initializer that some removal reaches, in the order of the graph."""
     by_name: dict[str, list[Value]] = {}
     for value in analysis.collection.parameters:
-        by_name.setdefault(value.name, []).append(value)
+        if not value.index_list:
+            by_name.setdefault(value.name, []).append(value)
     found: list[Version] = []
     for name, values in by_name.items():
         rows: dict[tuple[tuple[int, bytes], ...], Version] = {}

@@ -22,10 +22,11 @@ class Value:
     """A tensor of the graph, indexable into its axes: `x[1]`, `x[-1]`, `x.axes`.
 
     `shape` has the sizes of this analysis. `constant` says that it does not depend on the graph inputs. A small
-    initializer read by several nodes is a value of its own for every use, so that its uses may come to differ.
+    initializer read by several nodes is a value of its own for every use, so that its uses may come to differ. An
+    `index_list` holds positions along another axis: it is renumbered, not cut.
     """
 
-    __slots__ = ("axes", "constant", "initializer", "name", "shape", "use")
+    __slots__ = ("axes", "constant", "index_list", "initializer", "name", "shape", "use")
 
     def __init__(self, name: str, shape: tuple[int, ...], first: int, initializer: bool, constant: bool) -> None:
         self.name = name
@@ -34,6 +35,7 @@ class Value:
         self.initializer = initializer
         self.constant = constant
         self.use: tuple[int, int] | None = None
+        self.index_list = False
 
     @property
     def ndim(self) -> int:
@@ -113,6 +115,16 @@ class Op:
             return None
         known = self._collection.shapes.integers.get(self.x(slot).name)
         return known.values if known is not None and not known.depends else None
+
+    def constant_integers(self, slot: int) -> Index | None:
+        """Give an integer input of any size as an array when it is a constant of the graph, or None."""
+        value = self.x(slot)
+        known = self._collection.shapes.integers.get(value.name)
+        if known is not None:
+            return None if known.depends else np.array(known.values, dtype=np.int64).reshape(known.shape)
+        if not value.initializer:
+            return None
+        return self._collection.model.array(value.name).astype(np.int64)
 
     def is_dynamic(self, value: Value, axis: int) -> bool:
         """Say whether an axis of a value may differ from run to run."""
@@ -210,6 +222,7 @@ class Op:
 
     def indices(self, slot: int, source: Axis, target: Axis) -> None:
         """Bind the constant index list in input `slot`: one index into `source` for every index of `target`."""
+        self.x(slot).index_list = True
         self._collection.bind(IndexBinding(self.index, slot, source.id, target.id))
 
     def plain_integers(self, slot: int) -> None:

@@ -98,7 +98,7 @@ class SizeBinding:
 
 @dataclass(frozen=True, slots=True)
 class IndexBinding:
-    """A constant list of indices into `source` (input slot `where`), one for every index of `target`."""
+    """Constant indices into `source` (input slot `where`), one for every index of `target` in row-major order."""
 
     node: int
     where: int

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import numpy_helper
 from onnx.checker import ValidationError
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 Where: TypeAlias = Callable[[gs.Node], bool]
 
@@ -20,21 +22,8 @@ REACH = 16
 
 #: Operators whose first input is the data and whose others only say how to see it.
 VIEWS = frozenset(
-    [
-        "Cast",
-        "CastLike",
-        "DequantizeLinear",
-        "Expand",
-        "Gather",
-        "Identity",
-        "QuantizeLinear",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    ]
-)
+    ("Cast", "CastLike", "DequantizeLinear", "Expand", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice")
+) | {"Squeeze", "Transpose", "Unsqueeze"}
 
 
 def is_constant(value: gs.Tensor) -> bool:
@@ -81,7 +70,15 @@ def _stored(value: gs.Tensor) -> gs.Constant | None:
     if producer is None or producer.op != "Constant" or not producer.attrs:
         return None
     held = next(iter(producer.attrs.values()))
-    return gs.Constant(value.name, held.values if isinstance(held, gs.Constant) else np.asarray(held))
+    return gs.Constant(value.name, array(held) if isinstance(held, gs.Constant) else np.asarray(held))
+
+
+def array(constant: gs.Constant) -> np.ndarray[Any, Any]:
+    """Read a constant; unlike `constant.values`, leaves the graph's own copy unread, so that its type survives."""
+    held = vars(constant)["_values"]
+    if isinstance(held, np.ndarray):
+        return held
+    return held.load() if isinstance(held, SparseValues) else np.asarray(numpy_helper.to_array(held.tensor))
 
 
 def number(value: gs.Tensor) -> float | None:
@@ -91,7 +88,7 @@ def number(value: gs.Tensor) -> float | None:
     if found is None or quantized or math.prod(found.shape) != 1:
         return None
     try:
-        return float(np.asarray(found.values, dtype=np.float64).reshape(()))
+        return float(np.asarray(array(found), dtype=np.float64).reshape(()))
     except (OSError, TypeError, ValueError, ValidationError):  # strings, and external data that is not at hand
         return None
 

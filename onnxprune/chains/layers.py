@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from .constants import constant_at, constants_behind, is_constant, reads, reads_vector
+from .constants import array, constant_at, constants_behind, is_constant, reads, reads_vector
 from .pattern import Branch, OneOf, Op, Optional, Part, Repeat
 from .registry import register_part
 
@@ -26,7 +24,7 @@ def _reduced_axes(node: gs.Node) -> list[int]:
     """Give the axes of a reduction, from its attribute (opset 1) or input (18); none where they are not constant."""
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1 and is_constant(node.inputs[1]):
-        axes = np.asarray(constants_behind(node.inputs[1])[0].values).reshape(-1).tolist()
+        axes = array(constants_behind(node.inputs[1])[0]).reshape(-1).tolist()
     return [int(axis) for axis in axes or ()]
 
 
@@ -60,6 +58,8 @@ Linear: Final = register_part(
         ),
     )
 )
+#: A convolution that hands on its plain sum; ONNX Runtime's fused one only receives, its activation is a step too.
+Plain: Final = Part("conv", Op("Conv", input=0))
 Convolution: Final = register_part(Part("conv", Op("Conv", "com.microsoft::FusedConv", input=0)))
 Pool: Final = register_part(
     Part("pool", OneOf(Op("MaxPool", input=0), (Optional(Op("Pad", input=0)), Op("AveragePool", input=0))))

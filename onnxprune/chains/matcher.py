@@ -38,7 +38,7 @@ class Capture:
     nodes: tuple[gs.Node, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Match:
     """One place where a chain occurs.
 
@@ -70,7 +70,7 @@ class Match:
     def _key(self) -> tuple[object, ...]:
         return (self.name, *(id(node) for node in self.nodes))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}: {' -> '.join(self.node_names)}"
 
 

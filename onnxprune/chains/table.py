@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from .activations import FUSED, VARIANTS, Activation
-from .layers import LSTM, AdaptivePool, Convolution, Flatten, LayerNorm, Linear, Pool, PooledFlat
+from .layers import LSTM, AdaptivePool, Convolution, Flatten, LayerNorm, Linear, Plain, Pool, PooledFlat
 from .pattern import TRANSPARENT, OneOf, Op, Output, Part, Pattern, Step
 from .registry import SETS, register_chain
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _PLAIN: Final[dict[str, tuple[Step, ...]]] = {
     "linear-output": (Linear, Output()),
     "linear-linear": (Linear, Linear),
-    "conv-output": (Convolution, Output()),
-    "conv-conv": (Convolution, Convolution),
-    "conv-adaptive_pool-flatten-linear": (Convolution, OneOf((AdaptivePool, Flatten), PooledFlat), Linear),
+    "conv-output": (Plain, Output()),
+    "conv-conv": (Plain, Convolution),
+    "conv-adaptive_pool-flatten-linear": (Plain, OneOf((AdaptivePool, Flatten), PooledFlat), Linear),
     "lstm-linear": (LSTM, Linear),
     "lstm-layernorm-linear": (LSTM, LayerNorm, Linear),
 }
@@ -47,7 +47,7 @@ def _fused(name: str) -> Step:
 
 def _activated(activation: Part) -> Step:
     names = [name for name in FUSED.values() if activation.name in ("activation", f"activation.{name}")]
-    return OneOf((Convolution, activation), *map(_fused, names))
+    return OneOf((Plain, activation), *map(_fused, names))
 
 
 def _with_activation(activation: Part) -> dict[str, tuple[Step, ...]]:
@@ -57,10 +57,10 @@ def _with_activation(activation: Part) -> dict[str, tuple[Step, ...]]:
         "linear-{}-linear": (Linear, activation, Linear),
         "conv-{}-conv": (_activated(activation), Convolution),
         "conv-{}-pool-conv": (_activated(activation), Pool, Convolution),
-        "conv-pool-{}-conv": (Convolution, Pool, activation, Convolution),
+        "conv-pool-{}-conv": (Plain, Pool, activation, Convolution),
         "conv-{}-adaptive_pool-flatten-linear": (_activated(activation), to_linear, Linear),
         "conv-adaptive_pool-{}-flatten-linear": (
-            Convolution,
+            Plain,
             OneOf((AdaptivePool, activation, Flatten), (PooledFlat, activation)),
             Linear,
         ),

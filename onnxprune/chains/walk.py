@@ -104,6 +104,7 @@ def _next(view: GraphView, state: State, start: gs.Node, through: tuple[str, ...
                 yield state._replace(at=then)
             yield from _skipping(view, state, through)
         case Fan() as fan:
+            yield from _skipping(view, state, through)
             for origin in _origins(state, start):
                 begun = Pending(fan, origin, 0, ())
                 yield state._replace(at=fan.paths[0], front=(End((origin,)),), pending=(*state.pending, begun))
@@ -112,11 +113,17 @@ def _next(view: GraphView, state: State, start: gs.Node, through: tuple[str, ...
 
 
 def _reading_operators(view: GraphView, state: State, through: tuple[str, ...]) -> frozenset[str] | None:
-    """Operators that read the value a walk is at; None where it may go on from elsewhere."""
+    """List the operators that the next node can have; None where nothing is walked yet."""
     if state.front is None:
         return None
-    names = frozenset(operator_name(node) for value in state.front[0].values for node, _ in view.readers(value))
-    return None if any(name in names for name in through) else names
+    names: set[str] = set()
+    todo = list(state.front[0].values)
+    while todo:
+        for node, _ in view.readers(todo.pop()):
+            names.add(operator_name(node))
+            if operator_name(node) in through:
+                todo.extend(node.outputs)
+    return frozenset(names)
 
 
 def _origins(state: State, start: gs.Node) -> list[gs.Tensor]:

@@ -18,7 +18,7 @@ from ..axes.analysis import Analysis, Keep
 from ..axes.cuts import Version, make_plan, versions
 from ..errors import PlanError
 from ..graph.model import Model
-from ..plan import Plan
+from ..planfile import Plan
 from .sizes import Refresh
 
 

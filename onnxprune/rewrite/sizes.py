@@ -65,11 +65,12 @@ class Refresh:
         source, target = self._keep(b.source), self._keep(b.target)
         if source.all() and target.all():
             return
-        collection = self._analysis.collection
-        known = collection.shapes.integers[collection.ops[b.node].x(b.where).name]
-        index = np.array(known.values, dtype=np.int64).reshape(known.shape) % len(source)
+        op = self._analysis.collection.ops[b.node]
+        index = op.constant_integers(b.where)
+        assert index is not None
+        kept = [int(np.count_nonzero(self._keep(axis.id))) for axis in op.x(b.where).axes]
         rank = np.cumsum(source) - 1
-        self.constants[(b.node, b.where)] = rank[index[target]]
+        self.constants[(b.node, b.where)] = rank[index.ravel()[target] % len(source)].reshape(kept)
 
     def _refresh(self, slot: Slot, bindings: list[SizeBinding]) -> None:
         collection = self._analysis.collection

@@ -98,28 +98,26 @@ def slice_(op: Op) -> None:
 def gather(op: Op) -> None:
     """x: (a..., k, b...)  i: (j...)  y: (a..., j..., b...).
 
-    Tie a and b. Constant indices of one axis select from k; computed ones freeze k: it is a table's vocabulary.
+    Tie a and b. Constant indices select from k, in the order of j; a table (constant x) and computed indices freeze
+    k: it is a vocabulary.
     """
     x, index, y = op.x(0), op.x(1), op.y()
     at = int(op.attr("axis", 0)) % x.ndim
-    n = index.ndim
+    picked = y.axes[at : at + index.ndim]
     op.ties(x.axes[:at], y.axes[:at])
-    op.ties(x.axes[at + 1 :], y.axes[at + n :])
-    op.ties(index.axes, y.axes[at : at + n]) if n and not index.constant else None
-    known = op.fixed_ints(1)
-    if known is not None and n <= 1:
-        where = np.array(known) % x.shape[at]
-        for a in index.axes:
-            op.free(a)
-        if n == 0:
-            op.freeze(x[at], "a single index of it is taken")
-        else:
-            op.select(x[at], where, y[at])
-            op.indices(1, x[at], y[at])
+    op.ties(x.axes[at + 1 :], y.axes[at + index.ndim :])
+    where = None if x.constant else op.constant_integers(1)
+    if where is None:
+        op.freeze(x[at], "indices computed from data pick from it" if not x.constant else "it is a table's vocabulary")
+        op.ties(index.axes, picked)
+    elif not picked:
+        op.freeze(x[at], "a single index of it is taken")
     else:
-        op.freeze(x[at], "indices computed from data pick from it")
-        for a in (*index.axes, *y.axes[at : at + n]):
-            op.freeze(a, "the indices of a table are taken as they come")
+        (flat,) = op.local(where.size)
+        op.select(x[at], where.ravel() % x.shape[at], flat)
+        op.regroup([flat], picked)
+        op.ties(index.axes, picked)
+        op.indices(1, x[at], flat)
     if x.constant and not index.constant:
         for k, a in enumerate(x.axes):
             if k != at:

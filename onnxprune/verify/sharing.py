@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..graph.model import Model
-from ..plan import PlanSlice
+from ..planfile import PlanSlice
 from .tensors import Array, Scope, Use, graphs, held_tensors
 
 

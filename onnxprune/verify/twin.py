@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from ..errors import PlanError
 from ..graph.model import Model
-from ..plan import Plan, PlanSlice
+from ..planfile import Plan, PlanSlice
 from .absence import ZERO_POINT_SLOT, Meaning, meaning
 from .sharing import Readers, assign_results
 from .tensors import CODE_TYPES, FLOAT_TYPES, Array, Held, Use, held_tensors, same_bits, to_array, uses_by_name
@@ -128,7 +128,7 @@ class _Edit:
 
     def _kept(self, original: Array, result: str, versions: Mapping[str, list[PlanSlice]]) -> Array:
         """Give the original, its kept entries as the pruned model has them when that is asked for."""
-        array = original.copy()
+        array: Array = original.copy()
         if self.source is None or result not in self.values:
             return array
         keep = [np.ones(size, dtype=bool) for size in original.shape]

@@ -1,0 +1,122 @@
+"""Scores of units: rows gathered from every weight of a group, scored, and brought to one scale."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..axes.analysis import Analysis, Group, Member
+from ..axes.labels import Labels
+from ..errors import ModelError, OptionError
+from .registry import Criterion, Rows, criteria
+
+NORMALIZATIONS = frozenset(
+    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
+)
+
+
+def unit_scores(weight: Any, criterion: str = "l2", axis: int = 0) -> Any:
+    """Score the slices of one array along `axis`: one number per index, higher is worth keeping.
+
+    `weight` is a numpy array or a torch tensor of any float type; so is the result (float64). Raises
+    `UnknownNameError` for an unknown criterion and `OptionError` for a non-finite weight.
+    """
+    chosen = criteria[criterion]
+    array = np.asarray(weight.detach().cpu().double() if hasattr(weight, "detach") else weight)
+    if array.ndim == 0 or not -array.ndim <= axis < array.ndim:
+        raise OptionError(f"axis {axis} is none of a weight of shape {array.shape}")
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise OptionError("the weight holds values that are not finite; scores of them mean nothing")
+    scores = chosen.score(rows)
+    if hasattr(weight, "detach"):
+        import torch
+
+        return torch.from_numpy(scores)
+    return scores
+
+
+def group_scores(analysis: Analysis, group: Group, criterion: str, seed: int = 0) -> tuple[Rows, dict[str, Any]]:
+    """Score the units of a group: (size,) numbers with mean 1, and what was used.
+
+    The scores of every weight that produces or consumes the units are divided by their mean and averaged, so that
+    neither a large layer nor a large group outweighs another. `random` depends on `seed` and the group's id alone.
+    """
+    if criterion == "random":
+        digest = hashlib.sha256(f"{seed}/{group.id}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big")).random(group.size), {"criterion": "random", "seed": seed}
+    chosen = criteria[criterion]
+    used: dict[str, Any] = {"criterion": criterion}
+    members = _members(analysis, group, chosen)
+    if chosen.scales_only and not members:
+        used["instead"] = "l2"
+        chosen = criteria["l2"]
+        members = _members(analysis, group, chosen)
+    scores = [_scaled(chosen, chosen.score(_rows(analysis, m, group.size))) for m in members]
+    if not scores:
+        return np.ones(group.size), used
+    return _scaled(chosen, np.mean(scores, axis=0)), used
+
+
+def _scaled(chosen: Criterion, score: Rows) -> Rows:
+    mean = float(score.mean())
+    return score if chosen.normalized or mean <= 0 else score / mean
+
+
+def _members(analysis: Analysis, group: Group, chosen: Criterion) -> list[Member]:
+    """Choose the weights that count: producers and consumers, or the scales of normalizations."""
+    if chosen.scales_only:
+        scales = _normalization_scales(analysis)
+        return _distinct([m for m in group.members if m.initializer in scales])
+    members = _distinct([m for m in group.members if m.role in ("output", "input") and _is_float(analysis, m)])
+    return members or _distinct([m for m in group.members if _is_float(analysis, m)])
+
+
+def _distinct(members: list[Member]) -> list[Member]:
+    found: dict[tuple[str, int], Member] = {}
+    for m in members:
+        found.setdefault((m.initializer, m.axis), m)
+    return list(found.values())
+
+
+def _is_float(analysis: Analysis, member: Member) -> bool:
+    return analysis.model.tensors[member.initializer].data_type not in (5, 6, 7, 8, 9, 12, 13)
+
+
+def _normalization_scales(analysis: Analysis) -> Mapping[str, None]:
+    cached = analysis.__dict__.get("_normalization_scales")
+    if cached is None:
+        cached = {}
+        for op in analysis.collection.ops:
+            if op.node.op in NORMALIZATIONS and op.given(1) and op.x(1).initializer:
+                cached[op.x(1).name] = None
+        analysis.__dict__["_normalization_scales"] = cached
+    return cached  # type: ignore[no-any-return]
+
+
+def _rows(analysis: Analysis, member: Member, size: int) -> Rows:
+    """Gather a member's weights as one row per unit; units of fewer elements are filled up with zeros."""
+    array = analysis.model.array(member.initializer)
+    slices = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1).astype(np.float64)
+    if not np.isfinite(slices).all():
+        raise ModelError(
+            f"initializer {member.initializer!r} holds values that are not finite; its units cannot be ranked. "
+            f"Leave it out with --exclude {member.initializer!r}"
+        )
+    return gather_rows(slices, member.unit, size)
+
+
+def gather_rows(slices: Rows, unit: Labels, size: int) -> Rows:
+    """Put the slices (indices, elements) of each unit side by side: (size, most indices of a unit * elements)."""
+    index = np.flatnonzero(unit >= 0)
+    order = index[np.argsort(unit[index], kind="stable")]
+    owner = unit[order]
+    counts = np.bincount(owner, minlength=size)
+    most = int(counts.max(initial=1))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.zeros((size, most, slices.shape[1]))
+    rows[owner, place] = slices[order]
+    return rows.reshape(size, -1)

@@ -1,0 +1,149 @@
+"""Choose the units that go: a fixed ratio per group, a ratio over all units, or the widths that meet targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..axes.analysis import Analysis, Group
+from ..axes.cuts import make_plan
+from ..criteria.units import group_scores
+from ..errors import NotMetError, OptionError, unknown_name
+from ..planfile import Plan, PlanGroup
+from .eligible import Limits, aligned_removal, eligible, limits
+from .target import METRICS, Candidate, meet_targets
+
+DEFAULT_CRITERION = "l2"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to remove; see the command line's `prune` for the meaning of each.
+
+    Exactly one of `ratio` (a fraction in [0, 1)) and `target` (metric to fraction that may remain) is given.
+    """
+
+    ratio: float | None = None
+    target: Mapping[str, float] = field(default_factory=dict)
+    criterion: str = DEFAULT_CRITERION
+    scope: str | None = None
+    max_ratio: float = 0.9
+    round_to: int | str | None = None
+    kinds: Sequence[str] | None = None
+    allow_inexact: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `OptionError` for a value out of range or a combination that says nothing."""
+        if (self.ratio is None) == (not self.target):
+            raise OptionError("give either a ratio or a target (--ratio R, or --target params=F, macs=F or bytes=F)")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise OptionError(f"ratio {self.ratio:g} is out of range; it is the fraction to remove, from 0 up to below 1")
+        if not 0 <= self.max_ratio <= 1:
+            raise OptionError(f"max_ratio {self.max_ratio:g} is out of range; it is a fraction from 0 to 1")
+        for metric, fraction in self.target.items():
+            if metric not in METRICS:
+                raise unknown_name("target metric", metric, METRICS)
+            if not 0 < fraction <= 1:
+                raise OptionError(f"target {metric}={fraction:g} is out of range; it is the fraction that may remain, in (0, 1]")
+        if self.scope not in (None, "local", "global"):
+            raise unknown_name("scope", str(self.scope), ("local", "global"))
+
+
+def choose(analysis: Analysis, options: Options, weights: set[str] | None = None) -> Plan:
+    """Decide which units go. `weights` limits the choice to groups that one of these initializers produces.
+
+    Raises `OptionError` for bad options, `NotMetError` when nothing can be pruned, `TargetError` for a target out of
+    reach.
+    """
+    options.check()
+    reasons = eligible(
+        analysis,
+        kinds=options.kinds,
+        allow_inexact=options.allow_inexact,
+        include=options.include,
+        exclude=options.exclude,
+        weights=weights,
+    )
+    open_groups = [g for g in analysis.groups if reasons[g.id] is None]
+    if not open_groups and (options.ratio or options.target):
+        raise NotMetError(nothing_prunable(analysis, reasons))
+    bounds = {g.id: limits(g, options.max_ratio, options.round_to) for g in open_groups}
+    scored = {g.id: group_scores(analysis, g, options.criterion, options.seed) for g in open_groups}
+    candidates = [_candidate(g, scored[g.id][0], bounds[g.id]) for g in open_groups]
+    scope = options.scope or ("global" if options.target else "local")
+    if options.target:
+        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global")
+    elif scope == "global":
+        counts = _global_counts(candidates, options.ratio or 0.0)
+    else:
+        counts = {c.group.id: local_count(c, options.ratio or 0.0) for c in candidates}
+    order = {c.group.id: c.order for c in candidates}
+    rows = []
+    for group in analysis.groups:
+        n = counts.get(group.id, 0)
+        removed = tuple(sorted(order[group.id][:n].tolist())) if n else ()
+        used: dict[str, Any] = scored[group.id][1] if group.id in scored else {}
+        rows.append(
+            PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, reasons[group.id], group.why_inexact)
+        )
+    return make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
+
+
+def _candidate(group: Group, scores: np.ndarray[Any, np.dtype[np.float64]], bound: Limits) -> Candidate:
+    """Order a group's units, the least important first; among equals the higher index goes first."""
+    order = np.lexsort((-np.arange(group.size), scores))
+    return Candidate(group, order, scores[order], bound)
+
+
+def local_count(candidate: Candidate, ratio: float) -> int:
+    """Count what a ratio removes from one group: never more than asked for."""
+    wanted = math.floor(ratio * candidate.group.size + 1e-9)
+    return aligned_removal(candidate.group.size, wanted, candidate.limits)
+
+
+def _global_counts(candidates: Sequence[Candidate], ratio: float) -> dict[str, int]:
+    """Remove the fraction `ratio` of all units, the least important first wherever they are."""
+    total = math.floor(ratio * sum(c.group.size for c in candidates) + 1e-9)
+    steps = sorted((score, k, n) for k, c in enumerate(candidates) for n, score in c.steps())
+    counts = dict.fromkeys((c.group.id for c in candidates), 0)
+    gone = 0
+    for _, k, n in steps:
+        c = candidates[k]
+        more = n - counts[c.group.id]
+        if more > 0 and gone + more <= total:
+            counts[c.group.id] = n
+            gone += more
+    return counts
+
+
+def nothing_prunable(analysis: Analysis, reasons: Mapping[str, str | None]) -> str:
+    """Say why nothing can be pruned."""
+    label = analysis.model.label
+    if reasons:
+        why = "; ".join(sorted({str(r) for r in reasons.values() if r})[:3])
+        return f"{label}: no group can be pruned. {len(reasons)} groups are left alone: {why}"
+    frozen = frozen_summary(analysis)
+    return f"{label}: nothing can be pruned. {frozen} Try: onnxprune inspect MODEL --why INITIALIZER"
+
+
+def frozen_summary(analysis: Analysis) -> str:
+    """Say what share of the parameters lies in weights without any prunable axis, by reason."""
+    on_groups = {m.initializer for g in analysis.groups for m in g.members}
+    shares: dict[str, int] = {}
+    total = max(1, analysis.cost.params)
+    seen: set[str] = set()
+    for row in analysis.locked:
+        if row.initializer in on_groups or row.initializer in seen:
+            continue
+        seen.add(row.initializer)
+        reason = row.reason.split(" (")[0]
+        shares[reason] = shares.get(reason, 0) + math.prod(analysis.model.tensors[row.initializer].dims)
+    parts = [f"{100 * n / total:.0f} % {why}" for why, n in sorted(shares.items(), key=lambda kv: -kv[1])[:3]]
+    return f"Frozen: {', '.join(parts)}." if parts else "No weight is frozen as a whole."
