@@ -108,16 +108,19 @@ def _analysis_for(model: Any, plan: Plan) -> Analysis:
 
 
 def mask(model: Any, plan: Plan | str | os.PathLike[str]) -> Model:
-    """Give the masked twin of a plan: the model's own shapes, every removed slice zero."""
-    from .rewrite.apply import check_plan, stamp
-    from .verify.twin import masked_twin
+    """Give the masked twin of a plan: the model's own shapes, every removed slice zero.
+
+    The pruned model is made on the way: it says which node reads which version of a shared initializer.
+    """
+    from .rewrite.apply import apply_plan, stamp
+    from .verification.twin import masked_twin
 
     decided = plan if isinstance(plan, Plan) else Plan.load(plan)
     analysis = _analysis_for(model, decided)
-    check_plan(analysis, decided)
+    smaller = apply_plan(analysis, decided)
     if decided.empty:
         return analysis.model
-    twin = masked_twin(analysis.model, decided)
+    twin = masked_twin(analysis.model, decided, smaller)
     stamp(twin, analysis.model.sha256, decided.sha256)
     return Model(twin, analysis.model.path)
 
@@ -132,8 +135,8 @@ def save(model: Any, path: str | os.PathLike[str], *, external_data: bool | None
 
 
 def verify(original: Any, pruned: Any, **options: Any) -> Any:
-    """Check a pruned model against its original: see `onnxprune.verify.verify`."""
-    from .verify import verify as check
+    """Check a pruned model against its original: see `onnxprune.verification.verify`."""
+    from .verification import verify as check
 
     return check(original, pruned, **options)
 

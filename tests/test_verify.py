@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import ModelError, OptionError, PlanError, VerificationError
 from onnxprune.graph.model import Model
 from onnxprune.planfile import Plan, PlanGroup, PlanSlice
-from onnxprune.verify import Verdict, mask, masked_twin, measure_latency, open_session, run, verify
-from onnxprune.verify.compare import OutputComparison
-from onnxprune.verify.tensors import held_tensors
+from onnxprune.verification import Verdict, mask, masked_twin, measure_latency, open_session, run, verify
+from onnxprune.verification.compare import OutputComparison
+from onnxprune.verification.tensors import held_tensors
 
 RTOL = 1e-5  # float32, sums of at most some hundred terms
 RNG = np.random.default_rng(7)
@@ -543,8 +543,8 @@ def test_external_data_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytes
 def test_models_too_large_for_one_buffer_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlp()
     expected = run(open_session(model), {"x": np.ones((2, 5), np.float32)}, "m")[0]
-    monkeypatch.setattr("onnxprune.verify.session.SINGLE_FILE_LIMIT", 10)
-    monkeypatch.setattr("onnxprune.verify.checks.SINGLE_FILE_LIMIT", 10)
+    monkeypatch.setattr("onnxprune.verification.session.SINGLE_FILE_LIMIT", 10)
+    monkeypatch.setattr("onnxprune.verification.checks.SINGLE_FILE_LIMIT", 10)
     assert np.array_equal(run(open_session(model), {"x": np.ones((2, 5), np.float32)}, "m")[0], expected)
     assert_twin_holds(model, MLP_PLAN, cut(model, MLP_PLAN))
 
@@ -583,6 +583,19 @@ def test_parameters_come_from_the_cost_model_by_default() -> None:
     verdict = verify(model, cut(model, MLP_PLAN), plan=MLP_PLAN)
     assert (verdict.params["before"], verdict.params["after"]) == (66, 48)
     assert verdict.macs["ratio"] == pytest.approx(5 / 7)
+
+
+def test_a_pruned_model_that_cannot_be_measured_fails_a_check() -> None:
+    model = mlp()
+
+    def refuses_small(m: Model, shapes: Any) -> SimpleNamespace:
+        if m is not model:
+            raise ModelError("stale shape")
+        return measure(m, shapes)
+
+    verdict = judge(model, cut(model, MLP_PLAN), MLP_PLAN, measure=refuses_small)
+    assert failed(verdict) == {"costs"}
+    assert verdict.params == {"before": 66, "after": None, "ratio": None}
 
 
 def test_verification_knows_nothing_of_rewriting() -> None:

@@ -72,7 +72,7 @@ class Model:
     @property
     def has_external_data(self) -> bool:
         """Say whether any initializer's data lies in another file."""
-        return any(external_data_helper.uses_external_data(t) for t in self.tensors.values())
+        return any(external_data_helper.uses_external_data(t) for t in tensors_of(self.proto.graph))
 
 
 def load(source: Any) -> Model:
@@ -129,7 +129,8 @@ def external_data_contained(model: Model) -> None:
 
     Source: onnxruntime's containment check; the sizes are computed here because loaders do not.
     """
-    for name, tensor in model.tensors.items():
+    for tensor in tensors_of(model.proto.graph):
+        name = tensor.name
         if not external_data_helper.uses_external_data(tensor):
             continue
         entries = {e.key: e.value for e in tensor.external_data}
@@ -205,10 +206,10 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
         if outside:
             stage(data, None)
             with open(stage.paths[data], "wb") as sink:
-                for tensor in _tensors_of(proto.graph):
+                for tensor in tensors_of(proto.graph):
                     _move_out(model, tensor, sink, data.name)
         elif model.has_external_data:
-            for tensor in _tensors_of(proto.graph):
+            for tensor in tensors_of(proto.graph):
                 _move_in(model, tensor)
         stage(target, serialize(proto))
 
@@ -218,7 +219,7 @@ def refuse_source(model: Model, target: Path) -> None:
     if model.path is None:
         return
     sources = [model.path]
-    for tensor in model.tensors.values():
+    for tensor in tensors_of(model.proto.graph):
         if external_data_helper.uses_external_data(tensor):
             sources += [model.path.parent / e.value for e in tensor.external_data if e.key == "location"]
     data = target.with_name(target.name + ".data")
@@ -228,14 +229,15 @@ def refuse_source(model: Model, target: Path) -> None:
                 raise OptionError(f"{out}: the output would overwrite the source; choose another path")
 
 
-def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """List all tensors of a graph: initializers, node attributes, and those of graphs inside nodes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             elif attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _tensors_of(attribute.g)
+                yield from tensors_of(attribute.g)
 
 
 def _payload(model: Model, tensor: onnx.TensorProto) -> bytes | None:

@@ -22,6 +22,9 @@ from ..planfile import Plan
 from .sizes import Refresh
 
 
+FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
+
+
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """Give a smaller copy of the analysed model. An empty plan gives the model itself.
 
@@ -68,11 +71,11 @@ class _Rewriter:
         for version in versions(self.analysis, self.alive):
             self._write_version(version)
         self._write_integers(refresh)
-        self._write_value_info()
         refresh.write_attributes(self.node)
         for index, sizes in refresh.split_sizes:
             self._give_split_sizes(self.node(index), sizes)
         self._insert_nodes(refresh)
+        self._write_value_info()
         stamp(self.proto, self.source.sha256, plan.sha256)
         return self.proto
 
@@ -149,14 +152,28 @@ class _Rewriter:
         node.input.append(name)
 
     def _write_value_info(self) -> None:
+        """Bring the declared shapes of values up to date; declarations of weights follow their tensors."""
         values = self.analysis.collection.values
-        for info in self.graph.value_info:
-            value = values.get(info.name)
-            if value is None or not info.type.tensor_type.HasField("shape"):
+        initializers = {t.name: t for t in self.graph.initializer}
+        for info in [*self.graph.value_info, *self.graph.input]:
+            dims = info.type.tensor_type.shape.dim
+            if info.name in initializers:
+                sizes = list(initializers[info.name].dims)
+            elif info.name in values and info.type.tensor_type.HasField("shape"):
+                value = values[info.name]
+                if value is None:
+                    continue
+                sizes = [int(np.count_nonzero(self.analysis.keep(a.id, self.alive))) for a in value.axes]
+            else:
                 continue
-            for dim, axis in zip(info.type.tensor_type.shape.dim, value.axes, strict=False):
-                if dim.HasField("dim_value") and axis.size > 1:
-                    dim.dim_value = int(np.count_nonzero(self.analysis.keep(axis.id, self.alive)))
+            for dim, size in zip(dims, sizes, strict=False):
+                if dim.HasField("dim_value"):
+                    dim.dim_value = size
+        if self.proto.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
+            declared = {v.name for v in self.graph.input}
+            for t in self.graph.initializer:
+                if t.name not in declared:
+                    self.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
 
     def _insert_nodes(self, refresh: Refresh) -> None:
         """Correct sizes that are computed at run time, right before the node that reads them."""

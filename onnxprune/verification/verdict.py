@@ -79,7 +79,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def change(before: float, after: float) -> dict[str, Any]:
-    """Give a figure before and after, and their ratio, which is None for a change from nothing to something."""
-    ratio = after / before if before else (1.0 if after == before else None)
+def change(before: float, after: float | None) -> dict[str, Any]:
+    """Give a figure before and after, and their ratio: None where `after` is, or grew out of nothing."""
+    ratio = None
+    if after is not None:
+        ratio = after / before if before else (1.0 if after == before else None)
     return {"before": before, "after": after, "ratio": ratio}

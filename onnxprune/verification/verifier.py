@@ -12,7 +12,7 @@ from ..data import Data, load_data, random_feeds
 from ..errors import ModelError, OptionError
 from ..graph.model import Model, load
 from ..planfile import Plan
-from .checks import check_interface, check_shapes, check_slices, check_unlisted, check_valid
+from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
 from .figures import check_twin, exact_figures
 from .metric import load_metric
 from .session import open_session, run
@@ -82,15 +82,15 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
         exact = exact_figures(trial.twin, trial.moved, rtol, atol)
     elif twin is not None:
         reason = "the pruned model does not run"
-    counts = (measure or _measure)(before, shapes), (measure or _measure)(after, shapes)
+    costs = _costs(measure or _measure, before, after, shapes, checks)
     return Verdict(
         checks=tuple(checks),
         exact=exact,
         exact_reason=reason,
         agreement=trial.agreement_figures(),
-        params=change(counts[0].params, counts[1].params),
-        macs=change(counts[0].macs, counts[1].macs),
-        bytes=change(counts[0].bytes, counts[1].bytes),
+        params=costs["params"],
+        macs=costs["macs"],
+        bytes=costs["bytes"],
         latency_ms=trial.latency() if latency else None,
         metric=trial.metric(figure) if figure is not None else None,
         data=feeds.label,
@@ -101,6 +101,22 @@ def _measure(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> 
     from ..axes.costs import measure  # noqa: PLC0415 - only where not injected
 
     return measure(model, input_shapes)
+
+
+def _costs(
+    measure: Measure,
+    before: Model,
+    after: Model,
+    shapes: Mapping[str, Sequence[int]] | None,
+    checks: list[Check],
+) -> dict[str, dict[str, Any]]:
+    """Measure both models; a pruned model that cannot be measured fails a check instead of ending the verification."""
+    was, now = measure(before, shapes), None
+    try:
+        now = measure(after, shapes)
+    except ModelError as error:
+        checks.append(Check("costs", False, str(error)))
+    return {key: change(getattr(was, key), getattr(now, key, None)) for key in ("params", "macs", "bytes")}
 
 
 def _rounds(model: Model) -> bool:

@@ -1,0 +1,39 @@
+"""The command line: `onnxprune COMMAND` and `python -m onnxprune COMMAND`.
+
+Only click is imported until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .._version import __version__
+from .failures import Program
+from .inspect import inspect
+from .mask import mask
+from .prune import prune
+from .verify import verify
+
+__all__ = ["main"]
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    done, but what was asked does not hold: a check failed, a target is out of reach
+  2    the command line or the recipe is wrong
+  3    the model, the plan or the data cannot be used; or an internal error
+  130  interrupted"""
+
+
+@click.group(
+    cls=Program,
+    commands=[inspect, prune, mask, verify],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="onnxprune", message="%(prog)s %(version)s")
+def main() -> None:
+    """Prune ONNX models as graphs, and prove the result.
+
+    The source file is never written to, and an output appears whole or not at all.
+    """

@@ -1,0 +1,155 @@
+"""From exceptions to one or two lines on stderr and an exit code.
+
+0 done · 1 done, but what was asked does not hold · 2 usage · 3 unusable input, or a defect of this package · 130
+interrupted · 141 the reader of stdout went away · 143 terminated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+from click.exceptions import Exit
+
+from ..errors import OnnxPruneError
+
+INTERNAL = 3
+INTERRUPTED = 130
+READER_GONE = 141
+TERMINATED = 143
+
+
+class Failure(click.ClickException):
+    """A message and an exit code: what every other exception becomes before it reaches the terminal."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Command(click.Command):
+    """A command whose exceptions end as one line; `--debug` shows the traceback as well."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises `Failure` for whatever goes wrong."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, Exit):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            raise failure(error) from error
+
+
+class Program(click.Group):
+    """The group of commands: prints failures, knows the nearest command, and exits."""
+
+    command_class = Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is answered with the nearest."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            commands = self.list_commands(ctx)
+            raise click.UsageError(f"no command {name!r}. {nearest(name, commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(  # type: ignore[override]  # always exits, as click's own does in standalone mode
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> None:
+        """Run and exit: the only place that prints errors."""
+        del prog_name  # the same name however it was started
+        extra.pop("standalone_mode", None)
+        with _terminable():
+            code = self._run(args, extra)
+        sys.exit(code)
+
+    def _run(self, args: Sequence[str] | None, extra: dict[str, Any]) -> int:
+        try:
+            code = super().main(args, "onnxprune", standalone_mode=False, **extra)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            return INTERRUPTED
+        except click.UsageError as error:
+            _print_usage_error(error)
+            return error.exit_code
+        except click.ClickException as error:
+            click.echo(f"error: {_two_lines(error.format_message())}", err=True)
+            return error.exit_code
+        return code if isinstance(code, int) else 0
+
+
+def failure(error: Exception) -> Failure:
+    """Turn an exception into a message and an exit code; what nobody foresaw is an internal error."""
+    if isinstance(error, OnnxPruneError):
+        return Failure(str(error), error.exit_code)
+    if isinstance(error, MemoryError):
+        return Failure("not enough memory for this model", INTERNAL)
+    text = " ".join(str(error).split())[:300]
+    kind = type(error).__name__
+    return Failure(f"internal error: {kind}: {text}; run again with --debug and report what it prints", INTERNAL)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest of the known names, or list them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(names)}."
+
+
+def emit(text: str) -> None:
+    """Write a result to stdout; a reader that went away ends the program quietly."""
+    try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(READER_GONE)
+
+
+def _print_usage_error(error: click.UsageError) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [o for p in error.ctx.command.get_params(error.ctx) for o in (*p.opts, *p.secondary_opts) if o[:1] == "-"]
+        near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.5)
+        hint = f". Did you mean {' or '.join(map(repr, near))}?" if near else "."
+        text = f"no option {error.option_name!r}{hint}"
+    path = error.ctx.command_path if error.ctx is not None else "onnxprune"
+    click.echo(f"error: {' '.join(text[:1].lower().split()) + text[1:]}\nTry: {path} --help", err=True)
+
+
+def _two_lines(text: str) -> str:
+    first, *others = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    return "\n".join([first, " ".join(others)]) if others else first
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files are removed."""
+
+    def leave(*_: object) -> None:
+        sys.exit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

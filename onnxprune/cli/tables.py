@@ -1,0 +1,123 @@
+"""Text for people: tables with rich, figures with units. Only what `survey` and verdicts say, nothing computed."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+UNSEEN_WIDTH = 120
+_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class Page:
+    """Collects what a command prints; `text` is empty-line separated and fits the terminal."""
+
+    def __init__(self) -> None:
+        seen = sys.stdout.isatty()
+        width = None if seen or os.environ.get("COLUMNS") else UNSEEN_WIDTH
+        self._sink = io.StringIO()
+        self._console = Console(
+            file=self._sink, width=width, force_terminal=seen, highlight=False, markup=False, emoji=False
+        )
+        if seen and width is None:
+            self._console.width = _terminal_width()
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        """Print one paragraph, wrapped at spaces."""
+        self._console.print(Text(text, style=style or ""))
+
+    def item(self, text: str, *, indent: int = 2, style: str | None = None) -> None:
+        """Print one indented paragraph with all its lines under each other."""
+        self._console.print(Padding(Text(text, style=style or "", overflow="fold"), (0, 0, 0, indent)))
+
+    def labeled(self, label: str, text: str, *, indent: int = 2, width: int = 10) -> None:
+        """Print a label and a paragraph beside it."""
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=width, no_wrap=True)
+        grid.add_column(overflow="fold", ratio=1)
+        grid.add_row(Text(label, style="dim"), Text(text, overflow="fold"))
+        self._console.print(Padding(grid, (0, 0, 0, indent)))
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+        """Print a table whose first `left` columns are text and the others figures."""
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for k, name in enumerate(head):
+            table.add_column(name, justify="left" if k < left else "right", overflow="fold", no_wrap=k >= left)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._console.print(table)
+
+    @property
+    def text(self) -> str:
+        """Everything printed so far, without trailing spaces."""
+        return "\n".join(line.rstrip() for line in self._sink.getvalue().splitlines()) + "\n"
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def quantity(n: float) -> str:
+    """Spell a number in four digits or less: 1234567 as 1.235 M."""
+    for step, letter in _STEPS:
+        if abs(n) >= 0.9995 * step:
+            return f"{n / step:.4g} {letter}"
+    return f"{n:.4g}"
+
+
+def storage(n: float) -> str:
+    """Spell a number of bytes."""
+    text = quantity(n)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def percent(fraction: float | None) -> str:
+    """Spell a fraction."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def plural(n: int, noun: str) -> str:
+    """Count a noun that takes an s: "1 group", "2,000 groups"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first few names."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def shapes_note(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Say what input shapes the MACs hold for."""
+    listed = ", ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
+    return f"MACs for {listed} (other sizes: --input-shape)"
+
+
+def change_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of the table before / after / ratio, for figures as `verify --json` has them."""
+    rows = []
+    for metric, spell in (("params", quantity), ("macs", quantity), ("bytes", storage)):
+        row = document[metric]
+        rows.append((_LABELS[metric], spell(row["before"]), spell(row["after"]), percent(row["ratio"])))
+    latency = document.get("latency_ms")
+    if latency:
+        rows.append(("latency", f"{latency['before']:.3g} ms", f"{latency['after']:.3g} ms", percent(latency["ratio"])))
+    figure = document.get("metric")
+    if figure:
+        rows.append(("your metric", f"{figure['before']:.6g}", f"{figure['after']:.6g}", percent(figure["ratio"])))
+    return rows
+
+
+_LABELS = {"params": "parameters", "macs": "MACs", "bytes": "weight bytes"}
