@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
 SCRIPTS = {
     "custom_op_rule.py": [],
-    "pipeline.py": [str(SAMPLES / "digits_cnn.onnx"), "pruned.onnx"],
+    "pipeline.py": [str(SAMPLES / "digits_transformer.onnx"), "pruned.onnx"],
     "prune_cnn.py": [],
     "prune_transformer.py": [],
 }

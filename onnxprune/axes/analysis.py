@@ -123,12 +123,9 @@ class Analysis:
         root, frozen = self.labeling.root, self.labeling.frozen
         signature = self._signatures()
         live = np.flatnonzero((root == np.arange(len(root))) & ~frozen)
-        order: dict[int, list[int]] = {}
-        for r in live.tolist():
-            order.setdefault(int(signature[r]), []).append(r)
+        unit_lists = _by_signature(live, signature[live])
         group_of = np.full(len(root), -1, dtype=np.int64)
         unit_of = np.zeros(len(root), dtype=np.int64)
-        unit_lists = [np.array(rs, dtype=np.int64) for rs in order.values()]
         for g, roots in enumerate(unit_lists):
             group_of[roots] = g
             unit_of[roots] = np.arange(len(roots))
@@ -276,6 +273,16 @@ class Analysis:
     def cost(self) -> Cost:
         """Cost of the model as it is."""
         return self.costs(self.all_alive())
+
+
+def _by_signature(live: Labels, signature: np.ndarray[Any, np.dtype[np.uint64]]) -> list[Labels]:
+    """Divide roots by signature, in the order of their first root; each part is sorted."""
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    part = rank[inverse]
+    order = np.argsort(part, kind="stable")
+    return np.split(live[order], np.cumsum(np.bincount(part, minlength=len(first)))[:-1]) if len(live) else []
 
 
 def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from ..errors import RuleDefect
 from ..graph.model import Model
 from ..graph.shapes import Shapes, concrete_shapes
-from ..graph.view import View, view
+from ..graph.view import View, skeleton, view
 from ..registry import Registry
 from .op import Op, Unruly, Value
 from .relations import Axis, Binding, Freeze, Relation, SizeBinding
@@ -48,8 +48,9 @@ class Collection:
 
     def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         self.model = model
-        self.shapes: Shapes = concrete_shapes(model.proto, input_shapes)
-        self.view: View = view(model)
+        bare = skeleton(model.proto)
+        self.view: View = view(model, bare)
+        self.shapes: Shapes = concrete_shapes(model.proto, input_shapes, bare)
         self.opset = max((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self.sizes: list[int] = []
         self.owner: list[tuple[Value, int] | None] = []

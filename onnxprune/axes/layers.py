@@ -148,6 +148,11 @@ def _link(
     has_one = {f: lab >= 0 for f, lab in one}
     has_two = {f: lab >= 0 for f, lab in two}
     n = len(one[0][1])
+    if len(one) == len(two) == 1:
+        if one[0][0] != two[0][0] or (one[0][1] != two[0][1]).any():
+            a.append(offset[one[0][0]] + one[0][1])
+            b.append(offset[two[0][0]] + two[0][1])
+        return
     pattern = np.zeros(n, dtype=np.int64)
     for bit, mask in enumerate([*has_one.values(), *has_two.values()]):
         pattern |= mask.astype(np.int64) << bit
@@ -175,6 +180,8 @@ def _matched(left: list[Layer], right: list[Layer]) -> list[tuple[Layer | None, 
             pairs.append((x, same))
             _drop(left, x)
             _drop(right, same)
+    if len(left) == len(right) == 1:
+        return [*pairs, (left[0], right[0])]
     while left and right:
         best = max(((_fineness(x[1], y[1]), -i, -j) for i, x in enumerate(left) for j, y in enumerate(right)))
         x, y = left[-best[1]], right[-best[2]]

@@ -87,17 +87,25 @@ def _print_groups(page: Page, groups: list[dict[str, Any]]) -> None:
     inexact = sum(not g["exact"] for g in groups)
     note = f"; {inexact} inexact, pruned only with --allow-inexact or --kinds" if inexact else ""
     page.line(f"{plural(len(groups), 'prunable group')}{note}", style="bold")
+    rows = [
+        (g["id"], g["kind"], f"{g['size']:,}", f"{g['unit']['params']:,}", quantity(g["unit"]["macs"]), _exact(g))
+        for g in groups
+    ]
+    details = []
     for group in groups:
-        page.line()
-        unit = group["unit"]
-        saves = f"a unit has {quantity(unit['params'])} parameters, {quantity(unit['macs'])} MACs"
-        page.line(f"{group['id']}  {group['size']} {group['kind']}", style="cyan")
-        page.item(f"{saves}; {'exact' if group['exact'] else 'inexact: ' + str(group['why_inexact'])}")
-        for role in ("output", "input", "parameter"):
-            axes = [f"{s['initializer']}[{s['axis']}]" for s in group["spans"] if s["role"] == role]
-            if axes:
-                page.labeled(role, ", ".join(axes))
+        axes: dict[str, list[str]] = {}
+        for span in group["spans"]:
+            axes.setdefault(span["role"], []).append(f"{span['initializer']}[{span['axis']}]")
+        detail = [(role, ", ".join(axes[role])) for role in ("output", "input", "parameter") if role in axes]
+        if not group["exact"]:
+            detail.append(("inexact", str(group["why_inexact"])))
+        details.append(detail)
+    page.listing(("group", "kind", "units", "params each", "MACs each", ""), rows, details)
     page.line()
+
+
+def _exact(group: Mapping[str, Any]) -> str:
+    return "exact" if group["exact"] else "inexact"
 
 
 WINDOW = "a window moves over it"
@@ -108,7 +116,7 @@ def _print_locked(page: Page, locked: list[dict[str, Any]]) -> None:
 
     if not locked:
         return
-    page.line(f"{plural(len(locked), 'locked axis').replace('axiss', 'axes')}", style="bold")
+    page.line(f"{len(locked):,} locked {'axis' if len(locked) == 1 else 'axes'}", style="bold")
     windows = [row for row in locked if row["reason"].startswith(WINDOW)]
     if windows:
         names = list(dict.fromkeys(row["initializer"] for row in windows))
@@ -134,10 +142,12 @@ def _print_why(page: Page, found: Mapping[str, Any]) -> None:
         if chain is None:
             page.line(f"{head}: prunable, in group {groups}", style="green")
             continue
-        if row["groups"]:
+        if not row["groups"]:
+            page.line(f"{head}: locked", style="red")
+        elif row["prunable"] < row["size"]:
             page.line(f"{head}: {row['prunable']} prunable, in group {groups}; the rest is locked", style="yellow")
         else:
-            page.line(f"{head}: locked", style="red")
+            page.line(f"{head}: prunable, in group {groups}; another factor of it is locked", style="yellow")
         for step in chain["steps"]:
             through = f"  through {step['through']}" if step["through"] else ""
             page.item(f"{step['value']}[{step['axis']}]{through}")

@@ -117,17 +117,23 @@ def why(analysis: Analysis, name: str) -> dict[str, Any]:
 
 
 def _axis(analysis: Analysis, owner: Any, axis: Any, k: int) -> Row:
+    """Describe one axis: `prunable` counts its indices that a group can take away.
+
+    An axis that is a product may be prunable along one factor and locked along another: then `chain` is given too.
+    """
     import numpy as np
 
     on: set[int] = set()
-    free = np.ones(axis.size, dtype=bool)
+    free = np.zeros(axis.size, dtype=bool)
+    stuck = not analysis.roots(axis.id)
     for roots in analysis.roots(axis.id):
         groups = np.where(roots >= 0, owner[np.maximum(roots, 0)], -1)
         on.update(np.unique(groups).tolist())
-        free &= groups >= 0
+        free |= groups >= 0
+        stuck |= bool(((groups < 0) & (roots >= 0)).any())
     ids = [analysis.groups[g].id for g in sorted(on - {-1})]
-    row: Row = {"axis": k, "size": axis.size, "groups": ids, "prunable": int(free.sum()) if ids else 0, "chain": None}
-    if row["prunable"] < axis.size:
+    row: Row = {"axis": k, "size": axis.size, "groups": ids, "prunable": int(free.sum()), "chain": None}
+    if stuck:
         chain = analysis.chain(axis.id)
         steps = [{"value": value, "axis": at, "through": node or None} for value, at, node in chain.steps]
         row["chain"] = {"steps": steps, "reason": chain.reason}

@@ -56,10 +56,34 @@ class Page:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
 
+    def listing(
+        self, head: Sequence[str], rows: Sequence[Sequence[str]], details: Sequence[Sequence[tuple[str, str]]]
+    ) -> None:
+        """Print a table with labeled lines under each row; the second column is text, those after it figures."""
+        widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+        room = self._console.width - sum(widths[1:]) - 2 * (len(head) - 1)
+        widths[0] = max(8, min(widths[0], room))
+        self.line(_aligned(head, widths), style="bold")
+        for row, detail in zip(rows, details, strict=True):
+            if len(row[0]) > widths[0]:
+                # A long name has a line of its own.
+                self.item(row[0], indent=0, style="cyan")
+                row = ["", *row[1:]]
+            text = Text(_aligned(row, widths))
+            text.stylize("cyan", 0, widths[0])
+            self._console.print(text, soft_wrap=True)
+            for label, line in detail:
+                self.labeled(label, line)
+
     @property
     def text(self) -> str:
         """Everything printed so far, without trailing spaces."""
         return "\n".join(line.rstrip() for line in self._sink.getvalue().splitlines()) + "\n"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
+    return "  ".join(cells).rstrip()
 
 
 def _terminal_width() -> int:

@@ -78,14 +78,17 @@ class IntTensor:
 
 def from_array(array: np.ndarray[Any, Any]) -> IntTensor:
     """Wrap a constant."""
-    return IntTensor(array.shape, tuple(literal(_number(v)) for v in array.ravel()))
+    return IntTensor(array.shape, tuple(literal(_plain(v)) for v in array.ravel().tolist()))
 
 
 def _number(v: Any) -> int | float:
-    v = np.asarray(v)[()]
-    if isinstance(v, (np.integer, np.bool_, int)):
-        return int(v)
-    return int(v) if float(v).is_integer() and abs(float(v)) < 2**62 else float(v)
+    return _plain(np.asarray(v)[()].item())
+
+
+def _plain(v: int | float) -> int | float:
+    if isinstance(v, float) and not (v.is_integer() and abs(v) < 2**62):
+        return v
+    return int(v)
 
 
 def _divide(a: Any, b: Any) -> Any:

@@ -6,6 +6,7 @@ Which axes are dynamic is remembered: nothing that depends on them is written as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ from .integers import IntTensor
 from .view import skeleton
 
 SMALL = integers.MAX_ELEMENTS
-_INTEGER_LIKE = {1, 6, 7, 9, 10, 11, 12}
+_INTEGERS = {6, 7, 9, 12}
+_FLOATS = {1, 10, 11}
 
 
 @dataclass
@@ -41,13 +43,18 @@ class Shapes:
         return axis in self.dynamic.get(name, ())
 
 
-def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+def concrete_shapes(
+    proto: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    bare: onnx.ModelProto | None = None,
+) -> Shapes:
     """Determine the shape of every value of the main graph.
 
+    `bare` is the model's skeleton when it was made before; it is used up.
     `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be given its own size.
     Raises `OptionError` for an unknown input or a contradiction, `ModelError` when shape inference fails.
     """
-    bare = skeleton(proto)
+    bare = skeleton(proto) if bare is None else bare
     graph = bare.graph
     initializers = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in initializers]
@@ -165,7 +172,7 @@ def _specialise(value: onnx.ValueInfoProto, symbols: Mapping[str, int]) -> None:
 
 def _weights_as_inputs(graph: onnx.GraphProto) -> None:
     """Declare initializers without data as graph inputs, so that inference sees their shapes."""
-    kept = [t for t in graph.initializer if t.ByteSize() > 0 and _has_data(t)]
+    kept = [t for t in graph.initializer if _has_data(t)]
     declared = {v.name for v in graph.input}
     for t in graph.initializer:
         if not _has_data(t) and t.name not in declared:
@@ -196,17 +203,23 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
     return types
 
 
+def _may_carry_sizes(t: onnx.TensorProto) -> bool:
+    """Say whether a tensor is small and integer, or a handful of numbers that sizes may be computed with."""
+    n = math.prod(t.dims)
+    return n <= SMALL and t.data_type in _INTEGERS or n <= 8 and t.data_type in _FLOATS
+
+
 def _known_integers(graph: onnx.GraphProto) -> dict[str, IntTensor]:
     """Read the small constants that may carry sizes."""
     known: dict[str, IntTensor] = {}
     for t in graph.initializer:
-        if t.data_type in _INTEGER_LIKE and int(np.prod(t.dims, dtype=np.int64)) <= SMALL and _has_data(t):
+        if _may_carry_sizes(t) and _has_data(t):
             known[t.name] = integers.from_array(numpy_helper.to_array(t))
     for node in graph.node:
         if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
             continue
         for a in node.attribute:
-            if a.name == "value" and a.t.data_type in _INTEGER_LIKE and int(np.prod(a.t.dims, dtype=np.int64)) <= SMALL:
+            if a.name == "value" and _may_carry_sizes(a.t):
                 known[node.output[0]] = integers.from_array(numpy_helper.to_array(a.t))
             elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
                 known[node.output[0]] = integers.from_array(np.array(onnx.helper.get_attribute_value(a)))

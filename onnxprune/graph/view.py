@@ -6,6 +6,7 @@ more. The view shares no data with the proto, and every node knows its position 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx
@@ -14,7 +15,7 @@ import onnx_graphsurgeon as gs
 from ..errors import ModelError
 from .model import Model
 
-KEEP_DATA_BELOW = 4096
+KEEP_DATA_BELOW = 1024
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class View:
     protos: tuple[onnx.NodeProto, ...]
 
 
-def view(model: Model) -> View:
-    """Build the view. Weights of more than a few kilobytes are left out: analysis needs their shapes only."""
-    proto = skeleton(model.proto)
+def view(model: Model, proto: onnx.ModelProto | None = None) -> View:
+    """Build the view, from the model's `skeleton` when it was made before: analysis needs shapes, not weights."""
+    proto = skeleton(model.proto) if proto is None else proto
     try:
         graph = gs.import_onnx(proto)
     except Exception as error:
@@ -60,7 +61,7 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(v for v in source.output if v.type.WhichOneof("value") != "optional_type")
     graph.value_info.extend(source.value_info)
     for tensor in source.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.ByteSize() > KEEP_DATA_BELOW:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > KEEP_DATA_BELOW:
             graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         else:
             graph.initializer.append(tensor)

@@ -1,0 +1,222 @@
+"""`onnxprune prune`: choose units, remove them, prove the result, write it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .failures import Command, emit
+from .options import (
+    comma_list,
+    common_options,
+    distinct,
+    flat,
+    group_options,
+    input_shape_option,
+    integer_or_auto,
+    metric_and_fraction,
+    model_argument,
+    output_options,
+)
+from .outputs import check_against_source, check_outputs
+from .progress import Progress
+from .recipe import command_line_wins, config_option
+
+if TYPE_CHECKING:
+    from ..axes.analysis import Analysis
+    from ..graph.model import Model
+    from ..planfile import Plan
+    from ..verify import Verdict
+
+PLANNING = (
+    "ratio", "target", "criterion", "scope", "max_ratio", "round_to", "include", "exclude", "kinds", "allow_inexact",
+    "chains", "seed",
+)  # fmt: skip
+RIVALS = {**dict.fromkeys(PLANNING, ("plan",)), "plan": PLANNING, "ratio": ("target", "plan"), "target": ("ratio", "plan")}
+
+
+@click.command(cls=Command)
+@model_argument
+@click.option("-o", "--output", metavar="OUT", type=click.Path(), help="The file to write; needed unless --dry-run.")
+@click.option("--ratio", metavar="R", type=float, help="Remove the fraction R of the units of every prunable group.")
+@click.option(
+    "--target",
+    metavar="METRIC=F",
+    type=metric_and_fraction,
+    multiple=True,
+    callback=distinct,
+    help="Keep at most the fraction F of METRIC: params, macs or bytes. Repeatable.",
+)
+@click.option("--criterion", metavar="NAME", help="What makes a unit worth keeping. Default: l2.")
+@click.option("--scope", metavar="local|global", help="Rank inside each group, or across (default with --target).")
+@click.option("--max-ratio", metavar="R", type=float, help="No group loses more than the fraction R. Default: 0.9.")
+@click.option("--round-to", metavar="N|auto", type=integer_or_auto, help="Remaining widths are multiples of N.")
+@group_options
+@click.option("--allow-inexact", is_flag=True, default=None, help="Prune groups behind a statistic over them as well.")
+@click.option(
+    "--chains",
+    metavar="NAMES",
+    type=comma_list,
+    multiple=True,
+    callback=flat,
+    help="Only groups on these chains of nodes; `default` stands for all built-in ones.",
+)
+@input_shape_option
+@click.option("--plan", metavar="FILE", type=click.Path(), help="Apply a saved plan instead of choosing.")
+@click.option("--save-plan", metavar="FILE", type=click.Path(), help="Save this run's plan.")
+@config_option
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), help="For random choices and samples. Default: 0.")
+@click.option("--data", metavar="SOURCE", help="Samples to verify with: .npz, a folder, FILE.py:NAME or random:N.")
+@click.option("--verify/--no-verify", default=True, help="Check the result before it is put in place. Default: yes.")
+@click.option("--dry-run", is_flag=True, help="Decide, but write no model.")
+@output_options
+@common_options
+@click.pass_context
+def prune(ctx: click.Context, **_: Any) -> None:
+    """Remove units physically and write a smaller model.
+
+    Give --ratio, --target or --plan.
+    """
+    given = command_line_wins(ctx, RIVALS)
+    started = time.perf_counter()
+    model, output = given["model"], given["output"]
+    outputs = {"--output": output, "--save-plan": given["save_plan"]}
+    _check(given, outputs)
+    with Progress(6, quiet=given["quiet"]) as progress:
+        progress.stage("loading")
+        import onnxprune
+
+        source = onnxprune.load(model)
+        check_against_source(source, outputs)
+        saved = _saved_plan(given["plan"])
+        progress.stage("analyzing")
+        shapes = (saved.input_shapes or None) if saved is not None else given["input_shapes"]
+        analysis = onnxprune.analyze(source, input_shapes=shapes)
+        progress.stage("choosing")
+        plan = saved if saved is not None else onnxprune.plan(analysis, **_planning(given))
+        progress.stage("cutting")
+        smaller = onnxprune.apply(analysis, plan)
+        progress.stage("verifying")
+        verdict = None
+        if given["verify"] and not given["dry_run"] and not plan.empty:
+            verdict = _verified(analysis, smaller, plan, given)
+        progress.stage("writing")
+        good = verdict is None or verdict.ok
+        written = good and not given["dry_run"]
+        if written:
+            onnxprune.save(smaller, output, external_data=given["external_data"])
+        if good and given["save_plan"] is not None:
+            from ..graph.model import write_text
+
+            write_text(given["save_plan"], plan.dumps())
+    document = _document(analysis, plan, verdict, given, output if written else None)
+    document["seconds"] = round(time.perf_counter() - started, 3)
+    _report(document, as_json=given["as_json"])
+    if verdict is not None:
+        verdict.raise_if_failed()
+
+
+def _check(given: Mapping[str, Any], outputs: Mapping[str, str | None]) -> None:
+    """Refuse what cannot work before anything is read."""
+    if given["output"] is None and not given["dry_run"]:
+        raise click.UsageError("say where to write the pruned model: -o OUT (or --dry-run to only decide)")
+    said = [name for name in PLANNING if given[name] not in (None, ())]
+    if given["plan"] is not None and said:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+        raise click.UsageError(f"--plan says what goes, so {names} cannot be given as well")
+    if given["plan"] is None and given["ratio"] is None and not given["target"]:
+        raise click.UsageError("say how much to remove: --ratio R, --target METRIC=F or --plan FILE")
+    check_outputs(outputs, {"the model": given["model"], "the plan to apply": given["plan"]})
+
+
+def _saved_plan(path: str | None) -> Plan | None:
+    from ..planfile import Plan
+
+    return None if path is None else Plan.load(path)
+
+
+def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in PLANNING if given[name] not in (None, ())}
+
+
+def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str, Any]) -> Verdict:
+    """Verify what will be written: the model itself, or where weights lie outside, a copy written elsewhere."""
+    import onnxprune
+
+    from .verdicts import Meter
+
+    def check(model: Model) -> Verdict:
+        verdict: Verdict = onnxprune.verify(
+            analysis.model,
+            model,
+            plan=plan,
+            data=given["data"],
+            seed=given["seed"] or 0,
+            input_shapes=plan.input_shapes or None,
+            measure=Meter(analysis),
+        )
+        return verdict
+
+    if not smaller.has_external_data and not given["external_data"]:
+        return check(smaller)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder, Path(given["output"]).name)
+        onnxprune.save(smaller, path, external_data=given["external_data"])
+        return check(onnxprune.load(path))
+
+
+def _document(
+    analysis: Analysis, plan: Plan, verdict: Verdict | None, given: Mapping[str, Any], output: str | None
+) -> dict[str, Any]:
+    from .decided import plan_document
+    from .survey import shapes_taken
+
+    before = analysis.cost
+    after = analysis.costs(analysis.alive({g.id: g.removed for g in plan.groups}))
+    figures = {}
+    for metric in ("params", "macs", "bytes"):
+        b, a = getattr(before, metric), getattr(after, metric)
+        figures[metric] = {"before": b, "after": a, "ratio": a / b if b else 1.0}
+    return {
+        "command": "prune",
+        "model": given["model"],
+        "output": output,
+        "dry_run": given["dry_run"],
+        "plan": plan_document(plan),
+        **figures,
+        "input_shapes": shapes_taken(analysis),
+        "verification": verdict.to_json() if verdict is not None else None,
+    }
+
+
+def _report(document: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        emit(json.dumps(document, indent=1))
+        return
+    from .decided import print_plan
+    from .tables import Page, change_rows, shapes_note
+    from .verdicts import print_verdict
+
+    page = Page()
+    print_plan(page, document["plan"])
+    page.line()
+    page.table(("", "before", "after", "ratio"), change_rows(document))
+    if document["input_shapes"]:
+        page.line(shapes_note(document["input_shapes"]))
+    page.line()
+    verdict = document["verification"]
+    if verdict is not None:
+        print_verdict(page, verdict, checks=False)
+    elif not any(g["removed"] for g in document["plan"]["groups"]):
+        page.line("nothing was removed; what is asked for is less than one unit of every group")
+    else:
+        page.line("not verified")
+    wrote = f"wrote {document['output']}" if document["output"] else "wrote no model"
+    page.line(f"{wrote} ({document['seconds']:.1f} s)")
+    emit(page.text)
