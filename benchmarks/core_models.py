@@ -280,10 +280,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure every model and print a table, or one JSON document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", type=Path, metavar="MODELS_DIR", help="folder of .onnx files")
-    parser.add_argument("--baseline", type=Path, metavar="CSV", help="figures of the peer, columns name, torch_pruning_kept")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="CSV", help="figures of the peer, columns name, torch_pruning_kept"
+    )
     parser.add_argument("--names", type=Path, metavar="FILE", help="names of models, one per line (default: all)")
     parser.add_argument("--ratio", type=float, default=0.5, help="fraction to remove in parts kept and exact")
-    parser.add_argument("--only", action="append", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}; repeatable")
+    parser.add_argument(
+        "--only", action="append", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}; repeatable"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     options = parser.parse_args(arguments)
     options.only = [part for part in PARTS if not options.only or part in options.only]
@@ -304,7 +308,11 @@ def main(arguments: list[str] | None = None) -> int:
                 if key.startswith(("error_", "failed")):
                     print(f"    {key}: {value}", flush=True)
     if options.json:
-        print(json.dumps({"machine": machine(), "ratio": options.ratio, "models": rows, "summary": summary(rows)}, indent=1))
+        print(
+            json.dumps(
+                {"machine": machine(), "ratio": options.ratio, "models": rows, "summary": summary(rows)}, indent=1
+            )
+        )
     else:
         print("\n" + "  ".join(f"{key}: {spell(value)}" for key, value in summary(rows).items()))
     return 0

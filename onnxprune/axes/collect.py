@@ -43,7 +43,8 @@ class Collection:
     """Everything the nodes of one graph say about its axes.
 
     `sizes[i]` is the size of axis i; `owner[i]` the value and position it belongs to, None for a local axis.
-    Relations are kept in node order; node index -1 stands for the graph itself.
+    Relations are kept in node order; node index -1 stands for the graph itself. `pins` are inputs (node, slot) that
+    read a size as a plain number, such as an attention's scale, and keep its present value.
     """
 
     def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
@@ -59,6 +60,7 @@ class Collection:
         self.relations: list[Relation] = []
         self.bindings: list[Binding] = []
         self.size_slots: set[tuple[int, int]] = set()
+        self.pins: list[tuple[int, int]] = []
         self.roles: dict[int, str] = {}
         self.hints: dict[int, list[tuple[str, int]]] = {}
         self.zero_modes: dict[int, tuple[str, tuple[int, ...]]] = {}
@@ -101,20 +103,31 @@ class Collection:
             self.parameters.append(value)
         return value
 
+    def _is_weight(self, tensor: gs.Tensor) -> bool:
+        return isinstance(tensor, gs.Constant) or tensor.name in self.model.tensors
+
     def _input(self, tensor: gs.Tensor, node: int, slot: int) -> Value | None:
         name = tensor.name
-        if isinstance(tensor, gs.Constant):
+        if self._is_weight(tensor):
             shape = self.shapes.sizes.get(name) or ()
             if self._uses.get(name, 0) > 1 and sum(d > 1 for d in shape) <= 1 and name not in self.captured:
-                value = self._value(name, True, True)
+                value = self._weight(name)
                 if value is not None:
                     value.use = (node, slot)
                 return value
             if name not in self.values:
-                self.values[name] = self._value(name, True, True)
+                self.values[name] = self._weight(name)
         elif name not in self.values:
-            self.values[name] = self._value(name, False, name in self.model.tensors)
+            made_here = not tensor.inputs or tensor.inputs[0].op == "Constant"
+            self.values[name] = self._value(name, made_here, False)
+            self._freeze_value(self.values[name], "a constant that cannot be cut", GRAPH)
         return self.values[name]
+
+    def _weight(self, name: str) -> Value | None:
+        value = self._value(name, True, name in self.model.tensors)
+        if name not in self.model.tensors:
+            self._freeze_value(value, "a sparse constant, which cannot be cut", GRAPH)
+        return value
 
     def _captured_names(self) -> set[str]:
         """Names that the bodies of If, Loop and Scan read: their axes cannot be followed into the body."""
@@ -135,12 +148,12 @@ class Collection:
         graph = self.view.graph
         for node in graph.nodes:
             for t in node.inputs:
-                if isinstance(t, gs.Constant):
+                if self._is_weight(t):
                     self._uses[t.name] = self._uses.get(t.name, 0) + 1
         for what, tensors in (("input", graph.inputs), ("output", graph.outputs)):
             for t in tensors:
                 if t.name not in self.values:
-                    is_weight = isinstance(t, gs.Constant) or t.name in self.model.tensors
+                    is_weight = self._is_weight(t)
                     self.values[t.name] = self._value(t.name, is_weight, is_weight)
                 self._freeze_value(self.values[t.name], f"graph {what} {t.name!r}", GRAPH)
         for index, node in enumerate(graph.nodes):
@@ -151,15 +164,17 @@ class Collection:
 
     def _run_node(self, index: int, node: gs.Node) -> None:
         inputs = [self._input(t, index, k) if t.name else None for k, t in enumerate(node.inputs)]
-        constant = all(isinstance(t, gs.Constant) or not t.name or self._is_constant(t.name) for t in node.inputs)
+        constant = all(self._is_weight(t) or not t.name or self._is_constant(t.name) for t in node.inputs)
         outputs: list[Value | None] = []
-        for t in node.outputs:
+        for t in node.outputs if node.op != "Constant" else ():
             value = self.values.get(t.name) if t.name else None
             if t.name and value is None:
                 value = self.values[t.name] = self._value(t.name, constant and bool(node.inputs), False)
             outputs.append(value)
         op = Op(self, index, node, inputs, outputs)
         self.ops.append(op)
+        if node.op == "Constant":
+            return
         name = rule_name(node.domain, node.op)
         rule = op_rules.get(name)
         present = [t for t in [*node.inputs, *node.outputs] if t.name]
@@ -207,28 +222,29 @@ class Collection:
                     self.add(Freeze(axis.id, op.otherwise, op.index))
 
     def _freeze_leaked_sizes(self) -> None:
-        """Freeze axes whose size flows into arithmetic that no binding keeps right."""
+        """Pin sizes that flow into other arithmetic to their present value; freeze those known only at run time."""
         integers = self.shapes.integers
         for op in self.ops:
-            tracked = all(t.name in integers for t in op.node.outputs)
-            if tracked:
+            if op.node.outputs and all(t.name in integers for t in op.node.outputs):
                 continue
             for slot, t in enumerate(op.node.inputs):
                 known = integers.get(t.name)
                 if known is None or not known.depends or (op.index, slot) in self.size_slots:
                     continue
-                for e in known.items:
-                    for name, k in sorted(e.dims()):
-                        value = self.values.get(name)
-                        if value is not None and value.shape[k] > 1:
-                            why = f"its size is used in arithmetic by {op.node.op} {op.node.name!r}"
-                            self.add(Freeze(value.axes[k].id, why, op.index))
+                if not any(self.shapes.is_dynamic(*d) for e in known.items for d in e.dims()):
+                    self.pins.append((op.index, slot))
+                    continue
+                self._freeze_dims(t.name, f"its size is used in arithmetic by {op.node.op} {op.node.name!r}", op.index)
         for t in self.view.graph.outputs:
-            for e in integers[t.name].items if t.name in integers else ():
-                for name, k in sorted(e.dims()):
-                    value = self.values.get(name)
-                    if value is not None:
-                        self.add(Freeze(value.axes[k].id, f"its size is the graph output {t.name!r}", GRAPH))
+            if t.name in integers:
+                self._freeze_dims(t.name, f"its size is the graph output {t.name!r}", GRAPH)
+
+    def _freeze_dims(self, name: str, why: str, node: int) -> None:
+        """Freeze every axis that a size-carrying tensor measures."""
+        for dim, k in sorted({d for e in self.shapes.integers[name].items for d in e.dims()}):
+            value = self.values.get(dim)
+            if value is not None and value.shape[k] > 1:
+                self.add(Freeze(value.axes[k].id, why, node))
 
     def node_label(self, index: int) -> str:
         """Name a node in messages."""

@@ -38,7 +38,7 @@ def print_plan(page: Page, plan: Mapping[str, Any]) -> None:
 
     groups = plan["groups"]
     kinds = list(dict.fromkeys(g["kind"] for g in groups))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind in kinds:
         of_kind = [g for g in groups if g["kind"] == kind]
         pruned = [g for g in of_kind if g["removed"]]

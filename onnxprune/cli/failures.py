@@ -31,7 +31,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.code = exit_code
 
 
 class Command(click.Command):
@@ -54,7 +54,9 @@ class Program(click.Group):
 
     command_class = Command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown one is answered with the nearest."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
@@ -78,6 +80,9 @@ class Program(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             return INTERRUPTED
+        except Failure as error:
+            click.echo(f"error: {_two_lines(error.format_message())}", err=True)
+            return error.code
         except click.UsageError as error:
             _print_usage_error(error)
             return error.exit_code
@@ -124,7 +129,8 @@ def _print_usage_error(error: click.UsageError) -> None:
         return
     text = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-        known = [o for p in error.ctx.command.get_params(error.ctx) for o in (*p.opts, *p.secondary_opts) if o[:1] == "-"]
+        params = error.ctx.command.get_params(error.ctx)
+        known = [name for p in params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
         near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.5)
         hint = f". Did you mean {' or '.join(map(repr, near))}?" if near else "."
         text = f"no option {error.option_name!r}{hint}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @group_options
 @input_shape_option
 @common_options
-def inspect(
+def inspect(  # noqa: PLR0913 - click passes options by name
     *,
     model: str,
     tensor: str | None,
@@ -46,10 +46,7 @@ def inspect(
         progress.stage("analyzing")
         analysis = onnxprune.analyze(loaded, input_shapes=input_shapes)
         progress.stage("counting")
-        if tensor is not None:
-            found = why(analysis, tensor)
-        else:
-            found = survey(analysis, kinds, include, exclude)
+        found = why(analysis, tensor) if tensor is not None else survey(analysis, kinds, include, exclude)
     if as_json:
         emit(json.dumps({"command": "inspect", "model": model, **found}, indent=1))
         return
@@ -96,7 +93,9 @@ def _print_groups(page: Page, groups: list[dict[str, Any]]) -> None:
         axes: dict[str, list[str]] = {}
         for span in group["spans"]:
             axes.setdefault(span["role"], []).append(f"{span['initializer']}[{span['axis']}]")
-        detail = [(role, ", ".join(axes[role])) for role in ("output", "input", "parameter") if role in axes]
+        detail: list[tuple[str, str]] = [
+            (role, ", ".join(axes[role])) for role in ("output", "input", "parameter") if role in axes
+        ]
         if not group["exact"]:
             detail.append(("inexact", str(group["why_inexact"])))
         details.append(detail)
@@ -132,7 +131,7 @@ def _print_locked(page: Page, locked: list[dict[str, Any]]) -> None:
 
 
 def _print_why(page: Page, found: Mapping[str, Any]) -> None:
-    shape = " × ".join(map(str, found["shape"])) or "scalar"
+    shape = " x ".join(map(str, found["shape"])) or "scalar"
     page.line(f"{found['name']}  {shape}{', initializer' if found['initializer'] else ''}", style="bold")
     for row in found["axes"]:
         page.line()

@@ -19,7 +19,7 @@ from .progress import Progress
 @click.option("-o", "--output", metavar="OUT", type=click.Path(), required=True, help="The file to write.")
 @output_options
 @common_options
-def mask(  # noqa: PLR0913 - click passes options by name
+def mask(
     *, model: str, plan: str, output: str, external_data: bool | None, as_json: bool, quiet: bool, debug: bool
 ) -> None:
     """Write the masked twin of a plan.

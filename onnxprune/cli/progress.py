@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DELAY = 1.0
 
@@ -27,7 +30,7 @@ class Progress:
         self._done = -1
         self._text = ""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._active:
             self._timer.start()
         return self

@@ -32,13 +32,18 @@ if TYPE_CHECKING:
     from ..axes.analysis import Analysis
     from ..graph.model import Model
     from ..planfile import Plan
-    from ..verify import Verdict
+    from ..verification import Verdict
 
 PLANNING = (
     "ratio", "target", "criterion", "scope", "max_ratio", "round_to", "include", "exclude", "kinds", "allow_inexact",
     "chains", "seed",
 )  # fmt: skip
-RIVALS = {**dict.fromkeys(PLANNING, ("plan",)), "plan": PLANNING, "ratio": ("target", "plan"), "target": ("ratio", "plan")}
+RIVALS = {
+    **dict.fromkeys(PLANNING, ("plan",)),
+    "plan": PLANNING,
+    "ratio": ("target", "plan"),
+    "target": ("ratio", "plan"),
+}
 
 
 @click.command(cls=Command)
@@ -78,7 +83,7 @@ RIVALS = {**dict.fromkeys(PLANNING, ("plan",)), "plan": PLANNING, "ratio": ("tar
 @output_options
 @common_options
 @click.pass_context
-def prune(ctx: click.Context, **_: Any) -> None:
+def prune(ctx: click.Context, /, **_: Any) -> None:
     """Remove units physically and write a smaller model.
 
     Give --ratio, --target or --plan.
@@ -94,6 +99,9 @@ def prune(ctx: click.Context, **_: Any) -> None:
 
         source = onnxprune.load(model)
         check_against_source(source, outputs)
+        if given["external_data"] is None and source.has_external_data:
+            # Every weight that lay outside may have been cut, which brings it into the proto.
+            given["external_data"] = True
         saved = _saved_plan(given["plan"])
         progress.stage("analyzing")
         shapes = (saved.input_shapes or None) if saved is not None else given["input_shapes"]
@@ -164,6 +172,7 @@ def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str
         return verdict
 
     if not smaller.has_external_data and not given["external_data"]:
+        # Below 2 GB these are the very bytes that are written.
         return check(smaller)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder, Path(given["output"]).name)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from ..errors import OptionError, unknown_name
 from .failures import failure
+from .options import distinct
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,14 +95,16 @@ def _default(path: str, key: str, param: click.Parameter, value: Any, *, positiv
         if not isinstance(value, bool):
             raise OptionError(f"{path}: key {key!r} is true or false, not {value!r}")
         return value == positive
+    if isinstance(value, Mapping) and param.callback is not distinct:
+        raise OptionError(f"{path}: key {key!r} takes no table")
     rows = _texts(path, key, value)
     if not param.multiple and (len(rows) != 1 or isinstance(value, (list, dict))):
         raise OptionError(f"{path}: key {key!r} takes one value, not {value!r}")
-    for row in rows:
-        try:
+    try:
+        for row in rows:
             param.type.convert(row, param, None)
-        except click.BadParameter as error:
-            raise OptionError(f"{path}: key {key!r}: {error.message}") from error
+    except click.BadParameter as error:
+        raise OptionError(f"{path}: key {key!r}: {error.message}") from error
     return rows if param.multiple else rows[0]
 
 

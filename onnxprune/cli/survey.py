@@ -143,7 +143,9 @@ def _axis(analysis: Analysis, owner: Any, axis: Any, k: int) -> Row:
 def _unanswerable(analysis: Analysis, name: str) -> OptionError:
     collection = analysis.collection
     if name in collection.values:
-        return OptionError(f"the shape of {name!r} is unknown, so its axes cannot be followed; everything it touches is frozen")
+        return OptionError(
+            f"the shape of {name!r} is unknown, so its axes cannot be followed; everything it touches is frozen"
+        )
     known = {v.name for v in collection.parameters} | {n for n, v in collection.values.items() if v is not None}
     if name in analysis.model.tensors and name not in known:
         return OptionError(f"{name!r} is read by no node of the main graph, so nothing can be said about its axes")

@@ -28,8 +28,6 @@ class Page:
         self._console = Console(
             file=self._sink, width=width, force_terminal=seen, highlight=False, markup=False, emoji=False
         )
-        if seen and width is None:
-            self._console.width = _terminal_width()
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
         """Print one paragraph, wrapped at spaces."""
@@ -65,11 +63,10 @@ class Page:
         widths[0] = max(8, min(widths[0], room))
         self.line(_aligned(head, widths), style="bold")
         for row, detail in zip(rows, details, strict=True):
-            if len(row[0]) > widths[0]:
-                # A long name has a line of its own.
+            long = len(row[0]) > widths[0]
+            if long:
                 self.item(row[0], indent=0, style="cyan")
-                row = ["", *row[1:]]
-            text = Text(_aligned(row, widths))
+            text = Text(_aligned(["" if long else row[0], *row[1:]], widths))
             text.stylize("cyan", 0, widths[0])
             self._console.print(text, soft_wrap=True)
             for label, line in detail:
@@ -84,13 +81,6 @@ class Page:
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
     return "  ".join(cells).rstrip()
-
-
-def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
 
 
 def quantity(n: float) -> str:

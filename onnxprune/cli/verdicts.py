@@ -28,8 +28,8 @@ class Meter:
 
         from .survey import shapes_taken
 
-        known = self._known
-        analysis = known if known is not None and known.model is model else onnxprune.analyze(model, input_shapes=input_shapes)
+        known = self._known is not None and self._known.model is model
+        analysis = onnxprune.analyze(self._known if known else model, input_shapes=input_shapes)
         self.shapes = self.shapes or shapes_taken(analysis)
         return analysis.cost
 
@@ -39,7 +39,8 @@ def print_verdict(page: Page, verdict: Mapping[str, Any], *, checks: bool) -> No
     shown = [c for c in verdict["checks"] if checks or not c["ok"]]
     width = max((len(c["name"]) for c in shown), default=0)
     for check in shown:
-        page.labeled("ok" if check["ok"] else "FAILED", f"{check['name']:<{width}}  {check['detail']}", indent=0, width=6)
+        found = "ok" if check["ok"] else "FAILED"
+        page.labeled(found, f"{check['name']:<{width}}  {check['detail']}", indent=0, width=6)
     exact, agreement = verdict["exact"], verdict["agreement"]
     if exact is not None:
         page.line(
@@ -50,7 +51,10 @@ def print_verdict(page: Page, verdict: Mapping[str, Any], *, checks: bool) -> No
         page.line(f"masked twin: not compared, {verdict['exact_reason']}")
     if agreement is not None:
         page.line(f"with the original on {verdict['data']}: {_agreement(agreement)}")
-    page.line("verified" if verdict["ok"] else "verification FAILED", style="bold green" if verdict["ok"] else "bold red")
+    if verdict["ok"]:
+        page.line("verified", style="bold green")
+    else:
+        page.line("verification FAILED", style="bold red")
 
 
 _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (

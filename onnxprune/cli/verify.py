@@ -19,7 +19,9 @@ from .progress import Progress
 @click.option("--data", metavar="SOURCE", help="Samples: .npz, a folder, FILE.py:NAME or random:N. Default: random:4.")
 @click.option("--rtol", metavar="X", type=float, help="Allowed difference, of the output's range. Default: 1e-3.")
 @click.option("--atol", metavar="X", type=float, help="Allowed absolute difference. Default: 1e-7.")
-@click.option("--metric", metavar="FILE.py:FUNCTION", help="Your measure: takes a session, gives a number, higher is better.")
+@click.option(
+    "--metric", metavar="FILE.py:FUNCTION", help="Your measure: takes a session, gives a number, higher is better."
+)
 @click.option("--latency", is_flag=True, help="Time both models on this machine, side by side.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads of onnxruntime.")
 @input_shape_option

@@ -30,12 +30,14 @@ class Shapes:
     """`sizes[name]` is the shape of a value at the sizes of the analysis, None when its rank is unknown.
 
     `dynamic` holds the names of values some axis of which may differ from run to run, with those axes; `integers` the
-    small tensors known element by element; `input_shapes` the shapes taken for the graph inputs.
+    small tensors known element by element; `types` ONNX element types where known; `input_shapes` the shapes taken for
+    the graph inputs.
     """
 
     sizes: dict[str, tuple[int, ...] | None]
     dynamic: dict[str, frozenset[int]]
     integers: dict[str, IntTensor]
+    types: dict[str, int]
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def is_dynamic(self, name: str, axis: int) -> bool:
@@ -81,8 +83,10 @@ def concrete_shapes(
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.output[0] in known:
             sizes[node.output[0]] = known[node.output[0]].shape
-    _fill(bare, sizes, known, _types(inferred))
-    return Shapes(sizes, dynamic, known, {n: tuple(s) for n, s in chosen.items()} if has_dynamic else {})
+    types = _types(inferred)
+    _fill(bare, sizes, known, types)
+    elements = {n: t.tensor_type.elem_type for n, t in types.items() if t.HasField("tensor_type")}
+    return Shapes(sizes, dynamic, known, elements, {n: tuple(s) for n, s in chosen.items()} if has_dynamic else {})
 
 
 def _choose_sizes(

@@ -45,6 +45,8 @@ class Refresh:
                 by_slot.setdefault((b.node, b.where), []).append(b)
         for slot, bindings in by_slot.items():
             self._refresh(slot, bindings)
+        for node, slot_index in analysis.collection.pins:
+            self._pin(node, slot_index)
 
     def _keep(self, axis: int) -> Keep:
         return self._analysis.keep(axis, self._alive)
@@ -92,6 +94,17 @@ class Refresh:
             common = math.gcd(n, int(now[k]))
             numerator[k], denominator[k] = n // common, int(now[k]) // common
         self.scales[slot] = numerator.reshape(known.shape), denominator.reshape(known.shape)
+
+    def _pin(self, node: int, slot: int) -> None:
+        """Keep the present value of a number that was computed from a size that changes."""
+        collection = self._analysis.collection
+        name = collection.ops[node].node.inputs[slot].name
+        known = collection.shapes.integers[name]
+        if all(e.evaluate(self._size) == e.value for e in known.items):
+            return
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(collection.shapes.types[name])
+        values = [e.value for e in known.items]
+        self.constants[(node, slot)] = np.array(values, dtype=dtype).reshape(known.shape)
 
     def _copies(self, b: SizeBinding, e: Expr) -> bool:
         """Say whether a 0 of a Reshape copies an input size that is right already."""

@@ -1,6 +1,6 @@
 """Operator rules, one file per family. Importing this package registers them all."""
 
-from . import contraction, convolution, elementwise, indexing, movement, normalization, pooling, reduction
+from . import contraction, convolution, elementwise, indexing, movement, normalization, pooling, reduction, shapes
 
 __all__ = [
     "contraction",
@@ -11,4 +11,5 @@ __all__ = [
     "normalization",
     "pooling",
     "reduction",
+    "shapes",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..axes.collect import op_rule
 from ..axes.op import Op, Unruly
 
@@ -25,6 +27,8 @@ def reshape(op: Op) -> None:
     Regroup all axes; each target integer is the size of its axis, -1 and 0 included.
     """
     x, y = op.x(), op.y()
+    if math.prod(x.shape) != math.prod(y.shape):
+        raise Unruly(f"it reshapes {list(x.shape)} to {list(y.shape)}: the model does not allow these input shapes")
     op.regroup(x.axes, y.axes)
     if "shape" in op.node.attrs:
         for k, axis in enumerate(y.axes):
