@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,7 @@ class Plan:
             raise PlanError(f"{where}: an entry is missing or of the wrong type ({error!r})") from error
 
     @staticmethod
-    def load(path: str | Path) -> Plan:
+    def load(path: str | os.PathLike[str]) -> Plan:
         """Read a plan file; raises `PlanError` when it is missing or not a plan."""
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.cli import main
+from onnxprune.cli.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -365,9 +367,8 @@ def test_external_data():
 
 
 def test_recipe_and_command_line():
-    Path("r.toml").write_text(
-        'ratio = 0.5\nmax-ratio = 0.25\nexclude = "b"\nallow_inexact = false\nno-verify = true\n[input-shape]\nx = [2, 3, 10, 11]\n'
-    )
+    lines = ["ratio = 0.5", "max-ratio = 0.25", 'exclude = "b"', "allow_inexact = false", "no-verify = true"]
+    Path("r.toml").write_text("\n".join([*lines, "[input-shape]", "x = [2, 3, 10, 11]"]))
     found = document("prune", "m.onnx", "-o", "o.onnx", "--config", "r.toml")
     assert [g["removed"] for g in found["plan"]["groups"]] == [2, 0]
     assert found["verification"] is None
@@ -643,6 +644,34 @@ def test_stdout_is_one_document_and_stderr_silent_when_not_a_terminal():
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert json.loads(result.stdout)["command"] == "prune"
+
+
+def test_what_users_code_prints_stays_off_stdout():
+    code = "import numpy as np\nprint('loaded')\ndef feeds():\n    print('asked')\n"
+    Path("own.py").write_text(code + "    return [{'x': np.ones((2, 3, 10, 11), np.float32)}]\n")
+    result = run("prune", "m.onnx", "-o", "o.onnx", "--ratio", 0.5, "--data", "own.py:feeds", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verification"]["data"] == "own.py:feeds"
+    assert "loaded" in result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("quiet", "delay", "shown"), [(False, 0.01, True), (True, 0.01, False), (False, 60, False)])
+def test_progress(monkeypatch, quiet, delay, shown):
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("onnxprune.cli.progress.DELAY", delay)
+    with Progress(2, quiet=quiet) as progress:
+        progress.stage("first")
+        time.sleep(0.5)
+        progress.stage("second")
+    assert ("second" in terminal.getvalue()) == shown
+    assert bool(terminal.getvalue()) == shown
 
 
 def test_names_with_brackets_and_wide_tables(monkeypatch):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -132,25 +132,24 @@ class Analysis:
         members = self._members(group_of, unit_of)
         inexact = self._per_group(group_of, ((axis, why) for axis, why, _ in inexact_axes(self.collection)))
         hints = self._hints(group_of)
-        chosen = [
-            g
-            for g, units in enumerate(unit_lists)
-            if len(units) > 1 and any(self._is_weight(m.initializer) for m in members.get(g, ()))
-        ]
-        kinds = {g: kind_of(hints.get(g, []), bool(inexact.get(g))) for g in chosen}
-        ids = group_ids(self.collection, {g: members[g] for g in chosen}, kinds, hints)
+        order = {name: k for k, name in enumerate(self.model.tensors)}
+        chosen: dict[int, list[Member]] = {}
+        for g, units in enumerate(unit_lists):
+            if len(units) > 1 and any(self._is_weight(m.initializer) for m in members.get(g, ())):
+                chosen[g] = sorted(members[g], key=lambda m: _canonical(m, order))
+        ranked = sorted(chosen, key=lambda g: (_canonical(chosen[g][0], order), _first_index(chosen[g][0]).min()))
+        kinds = {g: kind_of(hints.get(g, []), bool(inexact.get(g))) for g in ranked}
+        ids = group_ids(self.collection, {g: chosen[g] for g in ranked}, kinds, hints)
         return tuple(
-            Group(
-                id=ids[g],
-                kind=kinds[g],
-                size=len(unit_lists[g]),
-                exact=g not in inexact,
-                why_inexact=inexact[g][0] if g in inexact else None,
-                members=tuple(members[g]),
-                roots=unit_lists[g],
-                nodes=tuple(dict.fromkeys(self.collection.ops[n].node.name for _, n in hints.get(g, []))),
+            _group(
+                ids[g],
+                kinds[g],
+                chosen[g],
+                unit_lists[g],
+                inexact.get(g, []),
+                tuple(dict.fromkeys(self.collection.ops[n].node.name for _, n in hints.get(g, []))),
             )
-            for g in chosen
+            for g in ranked
         )
 
     def _signatures(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -181,31 +180,25 @@ class Analysis:
 
     def role(self, axis: int) -> str:
         """Give what an initializer's axis is for; weights behind arithmetic take the role of what they become."""
-        return self.collection.roles.get(axis) or self._traced_roles.get(axis, "parameter")
+        return self._roles.get(axis, "parameter")
 
     @cached_property
-    def _traced_roles(self) -> dict[int, str]:
-        """Carry roles back through nodes that only weights flow into."""
+    def _roles(self) -> dict[int, str]:
+        """Carry the roles that rules state back through nodes that only weights flow into."""
         roles = dict(self.collection.roles)
-        classes: dict[tuple[int, int], str] = {}
-        for axis, role in roles.items():
-            classes.setdefault((self.factors.class_of[axis], 0), role)
+        class_of = self.factors.class_of
         for op in reversed(self.collection.ops):
-            if not any(y is not None and y.constant for y in op.outputs):
+            outputs = [y for y in op.outputs if y is not None and y.constant]
+            carried = {class_of[a.id]: roles[a.id] for y in outputs for a in y.axes if a.id in roles and a.size > 1}
+            if not carried:
                 continue
-            carried = {}
-            for y in op.outputs:
-                for axis in y.axes if y is not None else ():
-                    if axis.id in roles and axis.size > 1:
-                        carried[self.factors.class_of[axis.id]] = roles[axis.id]
             for x in op.inputs:
                 if x is None or sum(d > 1 for d in x.shape) < 2:
                     continue
                 for axis in x.axes:
-                    role = carried.get(self.factors.class_of[axis.id])
+                    role = carried.get(class_of[axis.id])
                     if role and roles.get(axis.id, "parameter") == "parameter":
                         roles[axis.id] = role
-                        self.collection.roles[axis.id] = role
         return roles
 
     def _per_group(self, group_of: Labels, statements: Iterable[tuple[int, Any]]) -> dict[int, list[Any]]:
@@ -273,6 +266,37 @@ class Analysis:
     def cost(self) -> Cost:
         """Cost of the model as it is."""
         return self.costs(self.all_alive())
+
+
+_ROLE_ORDER = {"output": 0, "parameter": 1, "input": 2}
+
+
+def _canonical(member: Member, order: Mapping[str, int]) -> tuple[int, int, int]:
+    """Rank members so that the first is the same however the nodes are ordered: producers by their initializers."""
+    return _ROLE_ORDER[member.role], order[member.initializer], member.axis
+
+
+def _first_index(member: Member) -> Labels:
+    """Give the first index of each unit along a member's axis, in unit order; a unit without one comes last."""
+    index = np.flatnonzero(member.unit >= 0)
+    first = np.full(int(member.unit.max(initial=0)) + 1, len(member.unit), dtype=np.int64)
+    np.minimum.at(first, member.unit[index], index)
+    return first
+
+
+def _group(
+    id_: str, kind: str, members: list[Member], roots: Labels, inexact: list[str], nodes: tuple[str, ...]
+) -> Group:
+    """Make a group, numbering its units along its first member."""
+    first = np.full(len(roots), np.iinfo(np.int64).max)
+    known = _first_index(members[0])
+    first[: len(known)] = known
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(roots), dtype=np.int64)
+    rank[order] = np.arange(len(roots))
+    renumbered = tuple(replace(m, unit=np.where(m.unit >= 0, rank[np.maximum(m.unit, 0)], -1)) for m in members)
+    why = inexact[0] if inexact else None
+    return Group(id_, kind, len(roots), not inexact, why, renumbered, roots[order], nodes)
 
 
 def _by_signature(live: Labels, signature: np.ndarray[Any, np.dtype[np.uint64]]) -> list[Labels]:

@@ -14,7 +14,6 @@ KINDS = ("channels", "features", "heads", "head_dim", "hidden", "groups", "embed
 _STRONG = ("hidden", "heads", "head_dim", "groups", "embedding")
 _SUFFIX = re.compile(r"[./_](weight|bias|kernel|gamma|beta|scale|weight_bias|w|b|W|B|weight_quantized)$")
 _MADE_UP = re.compile(r"^(val_\d+|onnx::\w+_\d+|\d+|[a-z_]*constant_?\d*|p2o\.[\w.]*|_?[a-z]+_\d+)$", re.IGNORECASE)
-_ORDER = {"output": 0, "parameter": 1, "input": 2}
 
 
 def kind_of(hints: Sequence[tuple[str, int]], inexact: bool) -> str:
@@ -38,7 +37,7 @@ def group_ids(
     kinds: Mapping[int, str],
     hints: Mapping[int, Sequence[tuple[str, int]]],
 ) -> dict[int, str]:
-    """Name every group after the layer that produces it, distinctly."""
+    """Name every group after the layer that produces it, distinctly; members come with their producers first."""
     ids: dict[int, str] = {}
     taken: set[str] = set()
     bases = {g: _base_name(collection, rows, hints.get(g, ())) for g, rows in members.items()}
@@ -58,11 +57,11 @@ def group_ids(
 
 
 def _base_name(collection: Collection, rows: Sequence[Member], hints: Sequence[tuple[str, int]]) -> str:
-    for row in sorted(rows, key=lambda m: _ORDER[m.role]):
+    for row in rows:
         if row.role != "input" and not _MADE_UP.match(row.initializer):
             return _SUFFIX.sub("", row.initializer)
     for _, node in hints:
         name = collection.ops[node].node.name
         if name:
             return str(name)
-    return _SUFFIX.sub("", sorted(rows, key=lambda m: _ORDER[m.role])[0].initializer)
+    return _SUFFIX.sub("", rows[0].initializer)

@@ -28,9 +28,15 @@ def check_sizes(collection: Collection, factors: Factorization) -> list[Freeze]:
         if e.dim is not None and _same_axis(collection, factors, e, b):
             continue
         if not e.is_product():
-            why = "its size is computed in a way that cannot be rewritten"
-            freezes.append(Freeze(b.axis, why, b.node))
+            why = "a size is computed from it in a way that cannot be rewritten"
+            freezes += [Freeze(a, why, b.node) for a in (b.axis, *_measured(collection, e))]
     return freezes
+
+
+def _measured(collection: Collection, e: Expr) -> list[int]:
+    """List the axes whose sizes an expression reads."""
+    values = [(collection.values.get(name), k) for name, k in sorted(e.dims())]
+    return [v.axes[k].id for v, k in values if v is not None and v.shape[k] > 1]
 
 
 def _runtime(collection: Collection, e: Expr) -> bool:

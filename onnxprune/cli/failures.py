@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 import signal
 import sys
 import traceback
@@ -19,10 +18,10 @@ import click
 from click.exceptions import Exit
 
 from ..errors import OnnxPruneError
+from .result import reserved_stdout
 
 INTERNAL = 3
 INTERRUPTED = 130
-READER_GONE = 141
 TERMINATED = 143
 
 
@@ -40,7 +39,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raises `Failure` for whatever goes wrong."""
         try:
-            return super().invoke(ctx)
+            with reserved_stdout(ctx):
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, Exit):
             raise
         except Exception as error:
@@ -110,19 +110,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(names)}."
 
 
-def emit(text: str) -> None:
-    """Write a result to stdout; a reader that went away ends the program quietly."""
-    try:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered must not fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(READER_GONE)
-
-
 def _print_usage_error(error: click.UsageError) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -131,7 +118,7 @@ def _print_usage_error(error: click.UsageError) -> None:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         params = error.ctx.command.get_params(error.ctx)
         known = [name for p in params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
-        near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.65)
         hint = f". Did you mean {' or '.join(map(repr, near))}?" if near else "."
         text = f"no option {error.option_name!r}{hint}"
     path = error.ctx.command_path if error.ctx is not None else "onnxprune"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .failures import Command, emit
+from .failures import Command
 from .options import common_options, group_options, input_shape_option, model_argument
 from .progress import Progress
+from .result import emit
 
 if TYPE_CHECKING:
     from .tables import Page

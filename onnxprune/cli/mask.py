@@ -7,10 +7,11 @@ import time
 
 import click
 
-from .failures import Command, emit
+from .failures import Command
 from .options import common_options, model_argument, output_options
 from .outputs import check_against_source, check_outputs
 from .progress import Progress
+from .result import emit
 
 
 @click.command(cls=Command)

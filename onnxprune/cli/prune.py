@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .failures import Command, emit
+from .failures import Command
 from .options import (
     comma_list,
     common_options,
@@ -27,6 +27,7 @@ from .options import (
 from .outputs import check_against_source, check_outputs
 from .progress import Progress
 from .recipe import command_line_wins, config_option
+from .result import emit
 
 if TYPE_CHECKING:
     from ..axes.analysis import Analysis
@@ -225,7 +226,7 @@ def _report(document: Mapping[str, Any], *, as_json: bool) -> None:
     elif not any(g["removed"] for g in document["plan"]["groups"]):
         page.line("nothing was removed; what is asked for is less than one unit of every group")
     else:
-        page.line("not verified")
+        page.line("not verified (dry run)" if document["dry_run"] else "not verified")
     wrote = f"wrote {document['output']}" if document["output"] else "wrote no model"
     page.line(f"{wrote} ({document['seconds']:.1f} s)")
     emit(page.text)

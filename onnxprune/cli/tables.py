@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .result import result_stream
+
 UNSEEN_WIDTH = 120
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -22,7 +23,7 @@ class Page:
     """Collects what a command prints; `text` is empty-line separated and fits the terminal."""
 
     def __init__(self) -> None:
-        seen = sys.stdout.isatty()
+        seen = result_stream().isatty()
         width = None if seen or os.environ.get("COLUMNS") else UNSEEN_WIDTH
         self._sink = io.StringIO()
         self._console = Console(

@@ -7,9 +7,10 @@ import time
 
 import click
 
-from .failures import Command, emit
+from .failures import Command
 from .options import common_options, input_shape_option
 from .progress import Progress
+from .result import emit
 
 
 @click.command(cls=Command)

@@ -49,8 +49,8 @@ class Expr:
         return _number(_COMPUTE[self.op](*(np.asarray(a.evaluate(size)) for a in self.args)))
 
     def is_product(self) -> bool:
-        """Say whether it is a product or quotient, so that scaling it keeps it right at every dynamic size."""
-        return not self.args or (self.op in ("Mul", "Div") and all(a.is_product() for a in self.args))
+        """Say whether it is a product of sizes and literals, so that scaling it keeps it right at every dynamic size."""
+        return not self.args or (self.op in ("Mul", "ReduceProd") and all(a.is_product() for a in self.args))
 
 
 def literal(value: int | float) -> Expr:

@@ -177,24 +177,36 @@ class _Rewriter:
 
     def _insert_nodes(self, refresh: Refresh) -> None:
         """Correct sizes that are computed at run time, right before the node that reads them."""
-        if not refresh.scales:
+        if not refresh.corrections:
             return
         before: dict[int, list[onnx.NodeProto]] = {}
-        taken = {o for n in self.graph.node for o in n.output} | set(self.constants)
-        for (node, slot), (numerator, denominator) in refresh.scales.items():
+        self.taken = {o for n in self.graph.node for o in n.output} | set(self.constants)
+        for (node, slot), fix in refresh.corrections.items():
             proto = self.node(node)
-            name = proto.input[slot]
-            made = [_fresh(f"{name}.onnxprune.{suffix}", taken) for suffix in ("by", "times", "over", "size")]
-            for array, constant in ((numerator, made[0]), (denominator, made[2])):
-                self.graph.initializer.append(numpy_helper.from_array(array, constant))
             rows = before.setdefault(self.positions[node], [])
-            rows.append(onnx.helper.make_node("Mul", [name, made[0]], [made[1]], name=made[1]))
-            rows.append(onnx.helper.make_node("Div", [made[1], made[2]], [made[3]], name=made[3]))
-            proto.input[slot] = made[3]
+            name = proto.input[slot]
+            made = name
+            if (fix.numerator != fix.denominator).any():
+                made = self._made(rows, "Mul", name, [made, self._constant(name, fix.numerator)])
+                made = self._made(rows, "Div", name, [made, self._constant(name, fix.denominator)])
+            if fix.is_fixed.any():
+                fixed = [self._constant(name, fix.is_fixed), self._constant(name, fix.fixed)]
+                made = self._made(rows, "Where", name, [*fixed, made])
+            proto.input[slot] = made
         nodes = [n for k, node in enumerate(self.graph.node) for n in [*before.get(k, ()), node]]
         copies = [onnx.NodeProto.FromString(n.SerializeToString(deterministic=True)) for n in nodes]
         del self.graph.node[:]
         self.graph.node.extend(copies)
+
+    def _constant(self, near: str, array: np.ndarray[Any, Any]) -> str:
+        name = _fresh(f"{near}.onnxprune.1", self.taken)
+        self.graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _made(self, rows: list[onnx.NodeProto], op: str, near: str, inputs: list[str]) -> str:
+        output = _fresh(f"{near}.onnxprune.{op}", self.taken)
+        rows.append(onnx.helper.make_node(op, inputs, [output], name=output))
+        return output
 
 
 def _constant_positions(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:

@@ -1,13 +1,15 @@
 """The integers of a graph after a removal: which change, and how each is corrected.
 
 A literal is rewritten. A number computed from shapes is evaluated at the new sizes first: most follow by themselves.
-One that does not is replaced by a constant, or scaled where it depends on sizes known only at run time.
+One that does not is replaced by a constant, or corrected in the graph where other elements of the same tensor depend
+on sizes known only at run time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,29 @@ from ..graph.integers import Expr
 Slot = tuple[int, int]
 
 
+@dataclass
+class Correction:
+    """How a computed size tensor is put right at run time: `old * numerator / denominator`, then `fixed` where set."""
+
+    numerator: np.ndarray[Any, Any]
+    denominator: np.ndarray[Any, Any]
+    is_fixed: np.ndarray[Any, Any]
+    fixed: np.ndarray[Any, Any]
+
+
 class Refresh:
     """All corrections that one removal needs.
 
-    `constants[(node, slot)]` is the new array of an integer input; `scales[(node, slot)]` a numerator and a
-    denominator per element of a computed one; attributes are written by `write_attributes`, which leaves in
-    `split_sizes` the sizes of Splits (node, array) that must be given as an input from now on.
+    `constants[(node, slot)]` is the new array of an integer input; `corrections[(node, slot)]` what a computed one
+    needs; attributes are written by `write_attributes`, which leaves in `split_sizes` the sizes of Splits (node, array)
+    that must be given as an input from now on.
     """
 
     def __init__(self, analysis: Analysis, alive: Keep) -> None:
         self._analysis = analysis
         self._alive = alive
         self.constants: dict[Slot, np.ndarray[Any, Any]] = {}
-        self.scales: dict[Slot, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+        self.corrections: dict[Slot, Correction] = {}
         self.split_sizes: list[tuple[int, np.ndarray[Any, Any]]] = []
         self._attributes: list[SizeBinding] = []
         by_slot: dict[Slot, list[SizeBinding]] = {}
@@ -41,7 +53,7 @@ class Refresh:
                 self._remap(b)
             elif isinstance(b.where, str):
                 self._attributes.append(b)
-            elif not self._keep(b.axis).all():
+            else:
                 by_slot.setdefault((b.node, b.where), []).append(b)
         for slot, bindings in by_slot.items():
             self._refresh(slot, bindings)
@@ -77,23 +89,36 @@ class Refresh:
     def _refresh(self, slot: Slot, bindings: list[SizeBinding]) -> None:
         collection = self._analysis.collection
         op = collection.ops[slot[0]]
-        value = op.x(slot[1])
-        known = collection.shapes.integers[value.name]
-        wanted = {b.item or 0: self._count(b) for b in bindings if not self._copies(b, known.items[b.item or 0])}
+        known = collection.shapes.integers.get(op.x(slot[1]).name)
+        if known is None:
+            return
+        if not known.depends and all(self._keep(b.axis).all() for b in bindings):
+            return
         now = [e.evaluate(self._size) for e in known.items]
-        wrong = {k: n for k, n in wanted.items() if now[k] != n and not (now[k] == -1 and _is_target(op.node.op, slot[1]))}
-        wrong = {k: n for k, n in wrong.items() if not self._is_open_end(bindings, k, now[k])}
+        wrong: dict[int, int] = {}
+        for b in bindings:
+            k, count = b.item or 0, self._count(b)
+            open_ended = now[k] == -1 and _is_target(op.node.op, slot[1])
+            if now[k] == count or open_ended or self._copies(b, known.items[k]) or self._is_open_end(b, now[k]):
+                continue
+            if known.items[k].op == "lit" and self._keep(b.axis).all():
+                continue
+            wrong[k] = count
         if not wrong:
             return
         if not any(self._runtime(e) for e in known.items):
             new = [wrong.get(k, n) for k, n in enumerate(now)]
             self.constants[slot] = np.array(new, dtype=np.int64).reshape(known.shape)
             return
-        numerator, denominator = np.ones(len(now), dtype=np.int64), np.ones(len(now), dtype=np.int64)
-        for k, n in wrong.items():
-            common = math.gcd(n, int(now[k]))
-            numerator[k], denominator[k] = n // common, int(now[k]) // common
-        self.scales[slot] = numerator.reshape(known.shape), denominator.reshape(known.shape)
+        shape, n = known.shape, len(now)
+        fix = Correction(*(np.ones(n, dtype=np.int64) for _ in range(2)), np.zeros(n, dtype=bool), np.zeros(n, np.int64))
+        for k, count in wrong.items():
+            if self._runtime(known.items[k]):
+                common = math.gcd(count, int(now[k]))
+                fix.numerator[k], fix.denominator[k] = count // common, int(now[k]) // common
+            else:
+                fix.is_fixed[k], fix.fixed[k] = True, count
+        self.corrections[slot] = Correction(*(a.reshape(shape) for a in vars(fix).values()))
 
     def _pin(self, node: int, slot: int) -> None:
         """Keep the present value of a number that was computed from a size that changes."""
@@ -114,13 +139,10 @@ class Refresh:
         x = op.x(0)
         return (b.item or 0) < x.ndim and self._size(x.name, b.item or 0) == self._count(b)
 
-    def _is_open_end(self, bindings: list[SizeBinding], item: int, now: int | float) -> bool:
-        """Say whether a Slice end lies beyond the axis, and so stays where it is."""
-        for b in bindings:
-            if (b.item or 0) == item and b.upto is not None:
-                size = self._analysis.collection.sizes[b.axis]
-                return b.upto == size and now >= size
-        return False
+    def _is_open_end(self, b: SizeBinding, now: int | float) -> bool:
+        """Say whether a Slice end lies at or beyond the axis, and so stays where it is."""
+        size = self._analysis.collection.sizes[b.axis]
+        return b.upto == size and now >= size
 
     def _runtime(self, e: Expr) -> bool:
         shapes = self._analysis.collection.shapes
@@ -144,7 +166,7 @@ class Refresh:
             proto.attribute.append(onnx.helper.make_attribute(str(b.where), self._count(b)))
         elif b.item is None:
             attribute.i = self._count(b)
-        elif b.upto is not None and self._is_open_end([b], b.item, attribute.ints[b.item]):
+        elif b.upto is not None and self._is_open_end(b, attribute.ints[b.item]):
             return
         elif proto.op_type == "Reshape" and attribute.ints[b.item] in (-1, 0):
             return

@@ -79,7 +79,7 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
     candidates = [_candidate(g, scored[g.id][0], bounds[g.id]) for g in open_groups]
     scope = options.scope or ("global" if options.target else "local")
     if options.target:
-        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global")
+        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global", hint=_what_is_frozen(analysis, reasons))
     elif scope == "global":
         counts = _global_counts(candidates, options.ratio or 0.0)
     else:
@@ -129,8 +129,19 @@ def nothing_prunable(analysis: Analysis, reasons: Mapping[str, str | None]) -> s
     if reasons:
         why = "; ".join(sorted({str(r) for r in reasons.values() if r})[:3])
         return f"{label}: no group can be pruned. {len(reasons)} groups are left alone: {why}"
-    frozen = frozen_summary(analysis)
-    return f"{label}: nothing can be pruned. {frozen} Try: onnxprune inspect MODEL --why INITIALIZER"
+    return f"{label}: nothing can be pruned. {_what_is_frozen(analysis, reasons)}"
+
+
+def _what_is_frozen(analysis: Analysis, reasons: Mapping[str, str | None]) -> str:
+    """Say what stands in the way: frozen weights, groups left alone, and what to try."""
+    left = [g for g in analysis.groups if reasons[g.id] is not None]
+    inexact = [g.id for g in left if not g.exact]
+    parts = [frozen_summary(analysis)]
+    if inexact:
+        parts.append(f"{len(inexact)} inexact groups ({inexact[0]!r}, ...) are left alone; --allow-inexact takes them.")
+    if len(left) > len(inexact):
+        parts.append(f"{len(left) - len(inexact)} groups were not asked for.")
+    return " ".join([*parts, "Try a higher --max-ratio, or: onnxprune inspect MODEL --why INITIALIZER"])
 
 
 def frozen_summary(analysis: Analysis) -> str:
@@ -146,4 +157,4 @@ def frozen_summary(analysis: Analysis) -> str:
         reason = row.reason.split(" (")[0]
         shares[reason] = shares.get(reason, 0) + math.prod(analysis.model.tensors[row.initializer].dims)
     parts = [f"{100 * n / total:.0f} % {why}" for why, n in sorted(shares.items(), key=lambda kv: -kv[1])[:3]]
-    return f"Frozen: {', '.join(parts)}." if parts else "No weight is frozen as a whole."
+    return f"Frozen: {', '.join(parts)}." if parts else "No weight is frozen along all its axes."

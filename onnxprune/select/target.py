@@ -37,21 +37,39 @@ class Candidate:
 
 
 def meet_targets(
-    analysis: Analysis, candidates: Sequence[Candidate], target: Mapping[str, float], *, by_score: bool
+    analysis: Analysis,
+    candidates: Sequence[Candidate],
+    target: Mapping[str, float],
+    *,
+    by_score: bool,
+    hint: str = "",
 ) -> Counts:
     """Give how many units each group loses so that every metric is at most its fraction of the original.
 
     `by_score` ranks units across groups; otherwise every group loses the same fraction. What was removed beyond need
     is put back, the most important first, so that the result lies just below the target.
-    Raises `TargetError` when even removing everything allowed is not enough.
+    Raises `TargetError` when even removing everything allowed is not enough; `hint` says there what stands in the way.
     """
-    budget = {m: f * getattr(analysis.cost, m) for m, f in target.items()}
     steps = _steps(candidates, by_score)
-    fits = _fits(analysis, candidates, budget)
-    if not fits(_counts(candidates, steps)):
-        raise TargetError(_unreachable(analysis, candidates, steps, target))
-    n = _smallest(len(steps), lambda k: fits(_counts(candidates, steps[:k])))
-    return _put_back(candidates, steps[:n], fits)
+    used = _Budget(analysis, candidates, {m: f * getattr(analysis.cost, m) for m, f in target.items()})
+    if used(_counts(candidates, steps)) > 1:
+        raise TargetError(_unreachable(analysis, candidates, steps, target, hint))
+    n = _smallest(len(steps), lambda k: used(_counts(candidates, steps[:k])) <= 1)
+    counts = _counts(candidates, _put_back(candidates, steps[:n], used))
+    return _tighten(candidates, counts, used)
+
+
+class _Budget:
+    """The largest fraction of its budget that any metric uses up, for a choice of counts."""
+
+    def __init__(self, analysis: Analysis, candidates: Sequence[Candidate], limits: Mapping[str, float]) -> None:
+        self._analysis = analysis
+        self._candidates = candidates
+        self._limits = limits
+
+    def __call__(self, counts: Counts) -> float:
+        cost = cost_of(self._analysis, self._candidates, counts)
+        return max(getattr(cost, m) / limit for m, limit in self._limits.items())
 
 
 Step = tuple[int, int]
@@ -75,16 +93,6 @@ def _counts(candidates: Sequence[Candidate], steps: Sequence[Step]) -> Counts:
     return counts
 
 
-def _fits(
-    analysis: Analysis, candidates: Sequence[Candidate], budget: Mapping[str, float]
-) -> Callable[[Counts], bool]:
-    def fits(counts: Counts) -> bool:
-        cost = cost_of(analysis, candidates, counts)
-        return all(getattr(cost, m) <= limit for m, limit in budget.items())
-
-    return fits
-
-
 def cost_of(analysis: Analysis, candidates: Sequence[Candidate], counts: Counts) -> Cost:
     """Compute the cost after removing the first `counts` units of every candidate."""
     alive = analysis.all_alive()
@@ -105,48 +113,81 @@ def _smallest(n: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-def _put_back(candidates: Sequence[Candidate], taken: list[Step], fits: Callable[[Counts], bool]) -> Counts:
-    """Undo steps, the latest first, wherever the result still fits; a group's steps are undone from its last."""
+def _put_back(candidates: Sequence[Candidate], taken: list[Step], used: _Budget) -> list[Step]:
+    """Undo steps, the latest first, while the result fits; a group's steps are undone from its last.
+
+    A step that does not fit blocks its group. It ends when what is used is `FULL`, or every group is blocked.
+    """
     remaining = list(taken)
-    position = len(remaining) - 1
     blocked: set[int] = set()
-    tries = 0
-    while position >= 0 and tries < MAX_TRIES:
-        undoable = [i for i in range(position, -1, -1) if remaining[i][0] not in blocked]
-        if not undoable:
-            break
+    while used(_counts(candidates, remaining)) < FULL:
+        undoable = [i for i in range(len(remaining) - 1, -1, -1) if remaining[i][0] not in blocked]
 
-        def without(count: int, rows: list[int] = undoable) -> list[Step]:
+        def without(count: int, rows: list[int] = undoable, steps: list[Step] = remaining) -> list[Step]:
             gone = set(rows[:count])
-            return [s for i, s in enumerate(remaining) if i not in gone]
+            return [s for i, s in enumerate(steps) if i not in gone]
 
-        refused = _smallest(len(undoable), lambda c: not fits(_counts(candidates, without(c))) or c == len(undoable))
-        count = refused if fits(_counts(candidates, without(refused))) else refused - 1
-        tries += 1
-        stop = undoable[count] if count < len(undoable) else -1
-        kept = without(count)
-        if stop >= 0:
-            blocked.add(remaining[stop][0])
-        remaining = kept
-        position = min(stop, len(remaining) - 1) if stop >= 0 else -1
-    return _counts(candidates, remaining)
+        def breaks(count: int, keep: Callable[[int], list[Step]] = without) -> bool:
+            return used(_counts(candidates, keep(count))) > 1
+
+        count = _smallest(len(undoable), lambda c, end=len(undoable), bad=breaks: c == end or bad(c + 1))  # type: ignore[misc]
+        if count == len(undoable):
+            return without(count)
+        blocked.add(remaining[undoable[count]][0])
+        remaining = without(count)
+    return remaining
 
 
-MAX_TRIES = 64
+def _tighten(candidates: Sequence[Candidate], counts: Counts, used: _Budget) -> Counts:
+    """Trade steps between groups while that comes closer to the budget from below; only coarse steps need it."""
+    ladders = {c.group.id: [0, *(n for n, _ in c.steps())] for c in candidates}
+    best = used(counts)
+    for _ in range(MAX_TRADES):
+        if best >= CLOSE_ENOUGH or len(candidates) > MAX_TRADERS:
+            break
+        trials = list(_trades(candidates, ladders, counts))
+        scored = [(used(t), -k) for k, t in enumerate(trials)]
+        better = [row for row in scored if best < row[0] <= 1]
+        if not better:
+            break
+        best, k = max(better)
+        counts = trials[-k]
+    return counts
+
+
+def _trades(candidates: Sequence[Candidate], ladders: Mapping[str, list[int]], counts: Counts) -> Iterator[Counts]:
+    """List the neighbors of a choice: one group moves up or down by up to two steps, or two groups move."""
+    moves: list[tuple[str, int]] = []
+    for c in candidates:
+        ladder, now = ladders[c.group.id], counts[c.group.id]
+        at = ladder.index(now)
+        moves += [(c.group.id, ladder[k]) for k in range(max(0, at - 2), min(len(ladder), at + 3)) if k != at]
+    for i, (a, n) in enumerate(moves):
+        yield {**counts, a: n}
+        for b, m in moves[i + 1 :]:
+            if a != b:
+                yield {**counts, a: n, b: m}
+
+
+FULL = 0.998
+CLOSE_ENOUGH = 0.985
+MAX_TRADES = 8
+MAX_TRADERS = 12
 
 
 def _unreachable(
-    analysis: Analysis, candidates: Sequence[Candidate], steps: Sequence[Step], target: Mapping[str, float]
+    analysis: Analysis,
+    candidates: Sequence[Candidate],
+    steps: Sequence[Step],
+    target: Mapping[str, float],
+    hint: str,
 ) -> str:
-    from .choose import frozen_summary
-
     least = cost_of(analysis, candidates, _counts(candidates, steps))
     parts = []
     for metric, fraction in target.items():
         reached = getattr(least, metric) / max(1, getattr(analysis.cost, metric))
         if reached > fraction:
-            parts.append(f"cannot keep at most {100 * fraction:.4g} % of the {metric}; {100 * reached:.3g} % is the least possible")
-    return (
-        f"{analysis.model.label}: {'; '.join(parts)}. {frozen_summary(analysis)} "
-        "Try a higher --max-ratio, --allow-inexact, or: onnxprune inspect MODEL --why INITIALIZER"
-    )
+            parts.append(
+                f"cannot keep at most {100 * fraction:.4g} % of the {metric}; {100 * reached:.3g} % is the least possible"
+            )
+    return f"{analysis.model.label}: {'; '.join(parts) or 'the targets cannot be met together'}. {hint}"
