@@ -527,6 +527,7 @@ def test_file_system_that_takes_no_files():
 def test_plan_for_another_model():
     cnn("other.onnx", features=6)
     ok("prune", "other.onnx", "--dry-run", "--ratio", 0.5, "--save-plan", "p.json")
+    fails(3, "prune", "m.onnx", "--dry-run", "--plan", "p.json", says=("another file",))
     for command in ("prune", "mask"):
         fails(3, command, "m.onnx", "-o", "o.onnx", "--plan", "p.json", says=("another file",))
     fails(3, "prune", "m.onnx", "-o", "o.onnx", "--plan", "none.json", says=("none.json",))
@@ -724,7 +725,12 @@ def test_verify_that_does_not_hold():
 
 def test_verify_with_a_metric_and_dynamic_shapes():
     cnn("d.onnx", batch="batch")
-    ok("prune", "d.onnx", "-o", "o.onnx", "--ratio", 0.5, "--input-shape", "x=4,3,10,11")
+    shape = ("--input-shape", "x=4,3,10,11")
+    first = document("prune", "d.onnx", "-o", "o.onnx", "--ratio", 0.5, *shape, "--save-plan", "p.json")
+    assert document("prune", "d.onnx", "-o", "o.onnx", "--plan", "p.json")["macs"] == first["macs"]
+    fails(
+        2, "prune", "d.onnx", "-o", "o.onnx", "--plan", "p.json", "--input-shape", "x=5,3,10,11", says=("x=4,3,10,11",)
+    )
     Path("own.py").write_text("def score(session):\n    return 0.5\ndef broken(session):\n    return 1 / 0\n")
     found = document("verify", "d.onnx", "o.onnx", "--metric", "own.py:score", "--input-shape", "x=4,3,10,11")
     assert found["metric"] == {"before": 0.5, "after": 0.5, "ratio": 1.0}

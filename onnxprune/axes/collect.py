@@ -234,14 +234,16 @@ class Collection:
                 if not any(self.shapes.is_dynamic(*d) for e in known.items for d in e.dims()):
                     self.pins.append((op.index, slot))
                     continue
-                self._freeze_dims(t.name, f"its size is used in arithmetic by {op.node.op} {op.node.name!r}", op.index)
+                self.freeze_dims(t.name, f"its size is used in arithmetic by {op.node.op} {op.node.name!r}", op.index)
         for t in self.view.graph.outputs:
             if t.name in integers:
-                self._freeze_dims(t.name, f"its size is the graph output {t.name!r}", GRAPH)
+                self.freeze_dims(t.name, f"its size is the graph output {t.name!r}", GRAPH)
 
-    def _freeze_dims(self, name: str, why: str, node: int) -> None:
-        """Freeze every axis that a size-carrying tensor measures."""
-        for dim, k in sorted({d for e in self.shapes.integers[name].items for d in e.dims()}):
+    def freeze_dims(self, name: str, why: str, node: int, item: int | None = None) -> None:
+        """Freeze every axis that a size-carrying tensor, or one element of it, measures."""
+        known = self.shapes.integers.get(name)
+        items = () if known is None else known.items if item is None else known.items[item : item + 1]
+        for dim, k in sorted({d for e in items for d in e.dims()}):
             value = self.values.get(dim)
             if value is not None and value.shape[k] > 1:
                 self.add(Freeze(value.axes[k].id, why, node))

@@ -116,6 +116,16 @@ class Op:
         known = self._collection.shapes.integers.get(self.x(slot).name)
         return known.values if known is not None and not known.depends else None
 
+    def varies(self, slot: int, item: int) -> bool:
+        """Say whether an integer of a size-carrying input depends on the size of any value."""
+        known = self._collection.shapes.integers.get(self.x(slot).name)
+        return known is None or known.items[item].op != "lit"
+
+    def hold_sizes(self, slot: int, item: int) -> None:
+        """Freeze every axis whose size an integer input's element is computed from."""
+        if self.given(slot):
+            self._collection.freeze_dims(self.x(slot).name, f"{self.node.op} reads its size", self.index, item)
+
     def constant_integers(self, slot: int) -> Index | None:
         """Give an integer input of any size as an array when it is a constant of the graph, or None."""
         value = self.x(slot)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import OptionError
 from .failures import Command
 from .options import (
     comma_list,
@@ -105,8 +106,7 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
             given["external_data"] = True
         saved = _saved_plan(given["plan"])
         progress.stage("analyzing")
-        shapes = (saved.input_shapes or None) if saved is not None else given["input_shapes"]
-        analysis = onnxprune.analyze(source, input_shapes=shapes)
+        analysis = onnxprune.analyze(source, input_shapes=_shapes(saved, given["input_shapes"]))
         progress.stage("choosing")
         plan = saved if saved is not None else onnxprune.plan(analysis, **_planning(given))
         progress.stage("cutting")
@@ -115,16 +115,16 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
         verdict = None
         if given["verify"] and not given["dry_run"] and not plan.empty:
             verdict = _verified(analysis, smaller, plan, given)
+        document = _document(analysis, smaller, plan, verdict, given)
         progress.stage("writing")
         good = verdict is None or verdict.ok
-        written = good and not given["dry_run"]
-        if written:
+        if good and not given["dry_run"]:
+            document["output"] = output
             onnxprune.save(smaller, output, external_data=given["external_data"])
         if good and given["save_plan"] is not None:
             from ..graph.model import write_text
 
             write_text(given["save_plan"], plan.dumps())
-    document = _document(analysis, plan, verdict, given, output if written else None)
     document["seconds"] = round(time.perf_counter() - started, 3)
     _report(document, as_json=given["as_json"])
     if verdict is not None:
@@ -148,6 +148,18 @@ def _saved_plan(path: str | None) -> Plan | None:
     from ..planfile import Plan
 
     return None if path is None else Plan.load(path)
+
+
+def _shapes(saved: Plan | None, given: dict[str, tuple[int, ...]] | None) -> Mapping[str, Sequence[int]] | None:
+    """Give the input shapes of the analysis; a saved plan was made at its own."""
+    if saved is None or not saved.input_shapes:
+        return given
+    for name, shape in (given or {}).items():
+        made = saved.input_shapes.get(name)
+        if made is not None and made != shape:
+            at = ",".join(map(str, made))
+            raise OptionError(f"the plan was made at {name}={at}; leave out --input-shape or make another plan")
+    return saved.input_shapes
 
 
 def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,25 +193,31 @@ def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str
         return check(onnxprune.load(path))
 
 
+def _figures(analysis: Analysis, smaller: Model, plan: Plan, verdict: Verdict | None) -> dict[str, Any]:
+    """Measure the original and the result, not the plan: an initializer that is cut in two weighs more than planned."""
+    if verdict is not None:
+        return {"params": verdict.params, "macs": verdict.macs, "bytes": verdict.bytes}
+    from ..verification.verdict import change
+    from .verdicts import Meter
+
+    meter = Meter(analysis)
+    before, after = (meter(model, plan.input_shapes or None) for model in (analysis.model, smaller))
+    return {m: change(getattr(before, m), getattr(after, m)) for m in ("params", "macs", "bytes")}
+
+
 def _document(
-    analysis: Analysis, plan: Plan, verdict: Verdict | None, given: Mapping[str, Any], output: str | None
+    analysis: Analysis, smaller: Model, plan: Plan, verdict: Verdict | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     from .decided import plan_document
     from .survey import shapes_taken
 
-    before = analysis.cost
-    after = analysis.costs(analysis.alive({g.id: g.removed for g in plan.groups}))
-    figures = {}
-    for metric in ("params", "macs", "bytes"):
-        b, a = getattr(before, metric), getattr(after, metric)
-        figures[metric] = {"before": b, "after": a, "ratio": a / b if b else 1.0}
     return {
         "command": "prune",
         "model": given["model"],
-        "output": output,
+        "output": None,
         "dry_run": given["dry_run"],
         "plan": plan_document(plan),
-        **figures,
+        **_figures(analysis, smaller, plan, verdict),
         "input_shapes": shapes_taken(analysis),
         "verification": verdict.to_json() if verdict is not None else None,
     }

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any
 
 import click
 
@@ -22,11 +22,11 @@ def reserved_stdout(ctx: click.Context) -> Iterator[None]:
         yield
 
 
-def result_stream() -> TextIO:
+def result_stream() -> Any:
     """Give the stdout that the result goes to."""
     ctx = click.get_current_context(silent=True)
-    stream: TextIO = ctx.meta.get(_STREAM, sys.stdout) if ctx is not None else sys.stdout
-    return stream
+    stream: Any = ctx.meta.get(_STREAM) if ctx is not None else None
+    return stream if stream is not None else sys.stdout
 
 
 def emit(text: str) -> None:

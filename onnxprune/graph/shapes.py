@@ -110,7 +110,7 @@ def _choose_sizes(
             raise OptionError(f"input {value.name!r} has {len(dims)} axes; the shape given has {len(wish)}")
         shape = []
         for k, d in enumerate(dims):
-            if d.HasField("dim_value") and d.dim_value > 0:
+            if _is_fixed(d):
                 size = d.dim_value
                 if wish is not None and wish[k] != size:
                     raise OptionError(f"axis {k} of input {value.name!r} is fixed at {size}; {wish[k]} was given")
@@ -146,7 +146,7 @@ def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
     for value in [*graph.input, *graph.value_info, *graph.output]:
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
-            found[value.name] = frozenset(k for k, d in enumerate(dims) if not d.HasField("dim_value"))
+            found[value.name] = frozenset(k for k, d in enumerate(dims) if not _is_fixed(d))
     for node in bare.graph.node:
         for name in node.output:
             found.setdefault(name, frozenset(range(16)))
@@ -155,7 +155,12 @@ def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
 
 def _static(value: onnx.ValueInfoProto) -> bool:
     dims = value.type.tensor_type.shape.dim
-    return all(d.HasField("dim_value") and d.dim_value > 0 for d in dims)
+    return all(_is_fixed(d) for d in dims)
+
+
+def _is_fixed(d: onnx.TensorShapeProto.Dimension) -> bool:
+    """Say whether a dimension is a number; some exporters write -1 for a dynamic one."""
+    return bool(d.HasField("dim_value") and d.dim_value > 0)
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
@@ -172,6 +177,8 @@ def _specialise(value: onnx.ValueInfoProto, symbols: Mapping[str, int]) -> None:
                 d.dim_value = symbols[d.dim_param]
             else:
                 d.Clear()
+        elif d.dim_value < 0:
+            d.Clear()
 
 
 def _weights_as_inputs(graph: onnx.GraphProto) -> None:
@@ -195,7 +202,7 @@ def _shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
     dims = value.type.tensor_type.shape.dim
-    if not all(d.HasField("dim_value") for d in dims):
+    if not all(d.HasField("dim_value") and d.dim_value >= 0 for d in dims):
         return None
     return tuple(d.dim_value for d in dims)
 

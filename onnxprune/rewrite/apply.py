@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from .._version import __version__
 from ..axes.analysis import Analysis, Keep
 from ..axes.cuts import Version, make_plan, versions
+from ..axes.op import Value
 from ..errors import PlanError
 from ..graph.model import Model
 from ..planfile import Plan
@@ -154,26 +155,27 @@ class _Rewriter:
     def _write_value_info(self) -> None:
         """Bring the declared shapes of values up to date; declarations of weights follow their tensors."""
         values = self.analysis.collection.values
-        initializers = {t.name: t for t in self.graph.initializer}
         for info in [*self.graph.value_info, *self.graph.input]:
-            dims = info.type.tensor_type.shape.dim
-            if info.name in initializers:
-                sizes = list(initializers[info.name].dims)
-            elif info.name in values and info.type.tensor_type.HasField("shape"):
-                value = values[info.name]
-                if value is None:
-                    continue
-                sizes = [int(np.count_nonzero(self.analysis.keep(a.id, self.alive))) for a in value.axes]
+            if not info.type.tensor_type.HasField("shape"):
+                continue
+            if info.name in self.constants:
+                sizes: list[int] = list(self._tensor(info.name).dims)
+            elif values.get(info.name) is not None:
+                sizes = self._kept_sizes(values[info.name])
             else:
                 continue
-            for dim, size in zip(dims, sizes, strict=False):
-                if dim.HasField("dim_value"):
+            for dim, size in zip(info.type.tensor_type.shape.dim, sizes, strict=False):
+                if dim.HasField("dim_value") and dim.dim_value > size > 0:
                     dim.dim_value = size
         if self.proto.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
             declared = {v.name for v in self.graph.input}
             for t in self.graph.initializer:
                 if t.name not in declared:
                     self.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+
+    def _kept_sizes(self, value: Value | None) -> list[int]:
+        axes = value.axes if value is not None else ()
+        return [int(np.count_nonzero(self.analysis.keep(a.id, self.alive))) for a in axes]
 
     def _insert_nodes(self, refresh: Refresh) -> None:
         """Correct sizes that are computed at run time, right before the node that reads them."""

@@ -176,9 +176,7 @@ class Refresh:
     def _write_even_split(self, proto: onnx.NodeProto, index: int, bindings: list[SizeBinding]) -> None:
         """Spell out the sizes of a Split without them, where they are no longer even."""
         sizes = [self._count(b) for b in sorted(bindings, key=lambda b: b.item or 0)]
-        chunk = -(-sum(sizes) // len(sizes))
-        even = [min(chunk, sum(sizes) - chunk * k) for k in range(len(sizes))]
-        if sizes == even:
+        if sizes == _even_split(sum(sizes), len(sizes), uneven_last=self._analysis.collection.opset >= 18):
             return
         if self._analysis.collection.opset < 13:
             proto.attribute.append(onnx.helper.make_attribute("split", sizes))
@@ -193,3 +191,11 @@ class Refresh:
 def _is_target(op: str, slot: int) -> bool:
     """Say whether -1 in this input means "what remains"."""
     return op in ("Reshape", "Expand") and slot == 1
+
+
+def _even_split(total: int, n: int, *, uneven_last: bool) -> list[int] | None:
+    """Give what a Split without sizes makes of `total`; from opset 18 on its last output may be smaller."""
+    chunk = -(-total // n)
+    if total % n and not uneven_last:
+        return None
+    return [min(chunk, total - chunk * k) for k in range(n)]

@@ -1,6 +1,6 @@
 """Operator rules, one file per family. Importing this package registers them all."""
 
-from . import contraction, convolution, elementwise, indexing, movement, normalization, pooling, reduction, shapes
+from . import contraction, convolution, elementwise, indexing, movement, normalization, pooling, recurrent, reduction, shapes
 
 __all__ = [
     "contraction",
@@ -10,6 +10,7 @@ __all__ = [
     "movement",
     "normalization",
     "pooling",
+    "recurrent",
     "reduction",
     "shapes",
 ]

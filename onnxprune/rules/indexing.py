@@ -6,6 +6,7 @@ import numpy as np
 
 from ..axes.collect import op_rule
 from ..axes.op import Op, Unruly
+from ..axes.relations import Axis
 
 
 @op_rule("Concat")
@@ -59,39 +60,66 @@ def split(op: Op) -> None:
 def slice_(op: Op) -> None:
     """x: (..., a, ...)  y: (..., a[start:end:step], ...).
 
-    A cut axis selects its range; tie the others. Starts and ends count kept indices.
+    A cut axis selects its range; tie the others. Starts and ends count kept indices. Bounds known only at run time
+    freeze the axis they cut.
     """
     x, y = op.x(), op.y()
     for slot in range(1, len(op.inputs)):
         if op.given(slot):
-            op.reads_sizes(slot)
             op.plain_integers(slot)
-    starts, ends = op.axes_argument(1, "starts"), op.axes_argument(2, "ends")
-    if starts is None or ends is None:
-        raise Unruly("the bounds of the slice are missing")
-    axes = op.axes_argument(3) or tuple(range(len(starts)))
-    steps = op.fixed_ints(4) if op.given(4) else (1,) * len(starts)
-    if steps is None:
-        raise Unruly("the steps of the slice are computed")
-    cut = {a % x.ndim: (k, s, e, t) for k, (a, s, e, t) in enumerate(zip(axes, starts, ends, steps, strict=True))}
+    in_attributes = "starts" in op.node.attrs
+    starts = op.axes_argument(1, "starts") if in_attributes else op.ints(1)
+    ends = op.axes_argument(2, "ends") if in_attributes else op.ints(2)
+    axes = op.axes_argument(3)
+    if axes is None:
+        count = len(starts) if starts is not None else op.x(1).shape[0]
+        axes = tuple(range(count))
+    steps = op.fixed_ints(4) if op.given(4) else (1,) * len(axes)
+    cut = {a % x.ndim: k for k, a in enumerate(axes)}
     for j, axis in enumerate(x.axes):
         if j not in cut:
             op.tie(axis, y[j])
-            continue
-        k, s, e, t = cut[j]
-        index = np.arange(axis.size)[slice(s, None if t < 0 and e < -axis.size else e, t)]
-        if len(index) != y.shape[j]:
-            raise Unruly("the slice does not give the size that shape inference found")
-        op.select(axis, index, y[j])
-        if len(index) == axis.size and t == 1:
-            continue
-        if t != 1:
-            op.freeze(axis, f"a slice takes every {t}th index")
-            op.freeze(y[j], f"a slice takes every {t}th index")
+        elif starts is None or ends is None or steps is None or not _bounds_hold(op, cut[j], in_attributes):
+            for side in (axis, y[j]):
+                op.freeze(side, "a slice cuts it at bounds known only at run time")
+            for slot in (1, 2):
+                op.hold_sizes(slot, cut[j])
         else:
-            op.size("starts" if "starts" in op.node.attrs else 1, axis, item=k, upto=int(index[0]))
-            op.size("ends" if "ends" in op.node.attrs else 2, axis, item=k, upto=int(index[-1]) + 1)
+            k = cut[j]
+            _cut(op, axis, y[j], (starts[k], ends[k], steps[k]), k, in_attributes)
+    for slot in range(1, len(op.inputs)):
+        if op.given(slot) and starts is not None and ends is not None:
+            op.reads_sizes(slot)
     op.zeros("all", 0)
+
+
+def _bounds_hold(op: Op, item: int, in_attributes: bool) -> bool:
+    """Say whether a start and an end are the same at every run."""
+    return in_attributes or not (op.varies(1, item) or op.varies(2, item))
+
+
+def _cut(op: Op, axis: Axis, target: Axis, bounds: tuple[int, int, int], item: int, in_attributes: bool) -> None:
+    """Describe one cut axis: a range, every n-th index, or the whole axis backwards."""
+    start, end, step = bounds
+    size = axis.size
+    index = np.arange(size)[slice(start, None if step < 0 and end < -size else end, step)]
+    if len(index) != target.size:
+        raise Unruly("the slice does not give the size that shape inference found")
+    if step == 1:
+        op.select(axis, index, target)
+        if len(index) < size:
+            op.size("starts" if in_attributes else 1, axis, item=item, upto=int(index[0]))
+            op.size("ends" if in_attributes else 2, axis, item=item, upto=int(index[-1]) + 1)
+    elif step == -1 and len(index) == size and (start == -1 or start >= size) and end < -size:
+        op.select(axis, index, target)
+    elif step > 1 and size % step == 0 and len(index) == size // step and 0 <= start < step and end >= size:
+        whole, part = op.local(size // step, step)
+        op.regroup([axis], [whole, part])
+        op.tie(whole, target)
+        op.freeze(part, f"a slice takes every {step}th index")
+    else:
+        for side in (axis, target):
+            op.freeze(side, f"a slice takes every {step}th index of a part of it")
 
 
 @op_rule("Gather")

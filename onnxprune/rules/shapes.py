@@ -32,6 +32,18 @@ def constant_of_shape(op: Op) -> None:
         op.size(0, axis, item=k)
 
 
+@op_rule("Trilu")
+def triangle(op: Op) -> None:
+    """x, y: (..., n, m); one triangle of each matrix is set to zero.
+
+    Tie the leading axes; n and m are compared with each other and stay.
+    """
+    x, y = op.x(), op.y()
+    op.otherwise = "a triangle is taken over it"
+    op.ties(x.axes[:-2], y.axes[:-2])
+    op.zeros("all", 0)
+
+
 @op_rule("Range", "EyeLike", "NonZero")
 def made_whole(op: Op) -> None:
     """y is made from sizes or data as a whole.
