@@ -14,7 +14,7 @@ Parts and their columns:
 - targets: where macs and params land when half may remain: exact groups only (e), inexact ones too (i), the same with
   round_to=8 (e8, i8); ">x" is out of reach, x the least that a ratio of 0.9 gives
 - empty: whether an empty plan writes the file back byte for byte
-- order: whether the groups are the same after shuffling the nodes
+- order: whether the groups are the same after shuffling the nodes, their names and numbering included
 """
 
 from __future__ import annotations
@@ -190,16 +190,18 @@ def names_read(node: onnx.NodeProto) -> Iterator[str]:
         yield from (output.name for output in attribute.g.output)
 
 
-def signature(found: Any) -> set[Any]:
-    """Describe groups so that equal ones compare equal: which indices of which initializers go together."""
-    result = set()
-    for group in found.groups:
-        units: list[set[Any]] = [set() for _ in range(group.size)]
-        for member in group.members:
-            for index in np.flatnonzero(member.unit >= 0).tolist():
-                units[member.unit[index]].add((member.initializer, member.axis, member.role, index))
-        result.add((group.kind, group.exact, frozenset(frozenset(unit) for unit in units)))
-    return result
+def signature(found: Any) -> list[Any]:
+    """Describe groups so that equal ones compare equal: names, order, and which indices go together."""
+    return [
+        (
+            group.id,
+            group.kind,
+            group.size,
+            group.exact,
+            sorted((m.initializer, m.axis, m.role, m.unit.tolist(), m.use is None) for m in group.members),
+        )
+        for group in found.groups
+    ]
 
 
 PARTS: dict[str, Callable[[Path, Row, argparse.Namespace], None]] = {

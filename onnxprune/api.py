@@ -1,6 +1,6 @@
 """The Python interface: one function per stage, and their composition.
 
-    load → analyze → plan → apply → verify → save
+load → analyze → plan → apply → verify → save
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from .axes.analysis import Analysis, analyze_model
+from .axes.costs import change as change
 from .errors import OptionError
 from .graph import model as files
 from .graph.model import Model
 from .planfile import Plan
 from .select.choose import Options, choose
+from .select.eligible import eligible as eligible
 
 InputShapes = Mapping[str, Sequence[int]]
+refuse_source = files.refuse_source
+write_text = files.write_text
 
 
 def load(source: Any) -> Model:
@@ -39,7 +43,7 @@ def analyze(model: Any, *, input_shapes: InputShapes | None = None) -> Analysis:
     return analyze_model(files.load(model), input_shapes)
 
 
-def plan(
+def plan(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     *,
     ratio: float | None = None,
@@ -65,7 +69,6 @@ def plan(
     Raises `OptionError` for bad arguments, `NotMetError` when nothing can be pruned, `TargetError` for a target out
     of reach.
     """
-    analysis = analyze(model, input_shapes=input_shapes)
     options = Options(
         ratio=ratio,
         target=dict(target or {}),
@@ -79,6 +82,8 @@ def plan(
         exclude=tuple(exclude),
         seed=seed,
     )
+    options.check()
+    analysis = analyze(model, input_shapes=input_shapes)
     return choose(analysis, options, _chain_weights(analysis, chains))
 
 
@@ -143,7 +148,7 @@ def verify(original: Any, pruned: Any, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What `prune` gives: the smaller model, the plan it follows, the analysis and the verdict (None unless asked for)."""
+    """What `prune` gives: the smaller model, its plan, the analysis, and the verdict (None unless asked for)."""
 
     model: Model
     plan: Plan

@@ -62,7 +62,7 @@ class VerificationError(NotMetError):
     """A verification failed."""
 
 
-class RuleDefect(Exception):
+class RuleDefect(Exception):  # noqa: N818  a defect of ours, not an error of the caller
     """An operator rule stated something impossible: a defect of the rule, whoever wrote it."""
 
 

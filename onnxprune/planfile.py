@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def _slice(row: Any, where: str) -> PlanSlice:
 def _indices(values: Any, where: str, size: int | None) -> tuple[int, ...]:
     """Check sorted, distinct, non-negative indices below `size`."""
     indices = tuple(int(v) for v in values)
-    if any(b <= a for a, b in zip(indices, indices[1:], strict=False)) or (indices and indices[0] < 0):
+    if any(b <= a for a, b in pairwise(indices)) or (indices and indices[0] < 0):
         raise PlanError(f"{where}: removed must be distinct, sorted and not negative")
     if size is not None and indices and indices[-1] >= size:
         raise PlanError(f"{where}: removed names unit {indices[-1]} of a group of {size}")

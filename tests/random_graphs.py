@@ -214,18 +214,19 @@ class Builder:
         if self.opset < 13:
             bare = even and self.chance(0.5)
             names = self.raw("Split", [x.name], n, axis=axis, **({} if bare else {"split": list(sizes)}))
-        elif even and self.chance(0.6):
+        elif (even or (self.opset >= 18 and self._chunks(sizes))) and self.chance(0.6):
             names = self.raw("Split", [x.name], n, axis=axis, **({"num_outputs": n} if self.opset >= 18 else {}))
         else:
             names = self.raw("Split", [x.name, self.ints(*sizes)], n, axis=axis)
         return [self.resized(x, name, axis, size) for name, size in zip(names, sizes, strict=True)]
 
+    def _chunks(self, sizes: Sequence[int]) -> bool:
+        """Say whether these are the parts that num_outputs gives: equal ones, the last smaller."""
+        return len(set(sizes[:-1])) == 1 and 0 < sizes[-1] <= sizes[0] == -(-sum(sizes) // len(sizes))
+
     def slice(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
         size = x.shape[axis]
-        if start and self.chance(0.3):
-            low = start - size
-        else:
-            low = start
+        low = start - size if start and self.chance(0.3) else start
         high = np.iinfo(np.int64).max if end == size and self.chance(0.5) else end
         name = self.op("Slice", [x.name, self.ints(low), self.ints(high), self.ints(axis)])
         return self.resized(x, name, axis, end - start)
@@ -435,8 +436,10 @@ def residual(b: Builder, x: Tensor) -> Tensor:
 def squeeze_excite(b: Builder, x: Tensor) -> Tensor:
     x = b.activation(b.conv(x, b.size()))
     spatial = range(2, len(x.shape))
-    pooled = b.op("GlobalAveragePool", [x.name]) if b.chance(0.5) else b.reduce(
-        "ReduceMean", x.name, list(spatial), keepdims=True
+    pooled = (
+        b.op("GlobalAveragePool", [x.name])
+        if b.chance(0.5)
+        else b.reduce("ReduceMean", x.name, list(spatial), keepdims=True)
     )
     s = Tensor(pooled, (*x.shape[:2], *[1 for _ in spatial]), x.symbols)
     s = b.activation(b.conv(s, b.size()))
@@ -470,6 +473,7 @@ def split_transform(b: Builder, x: Tensor) -> Tensor:
     if b.chance(0.4):
         half = b.size(4, 9)
         sizes = [half] * b.pick(2, 3)
+        sizes[-1] -= b.pick(0, 0, 1)
     else:
         sizes = [b.size(4, 9) for _ in range(b.pick(2, 3))]
     x = b.conv(x, sum(sizes))
@@ -591,7 +595,11 @@ def pad_spatial(b: Builder, x: Tensor) -> Tensor:
 @block(IMAGE, flat_only=True)
 def resize(b: Builder, x: Tensor) -> Tensor:
     x = b.conv(x, b.size())
-    common: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    common: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
     roi = b.constant(np.zeros(0, dtype=np.float32), "roi", node=False)
     if b.chance(0.5) or x.symbols[0]:
         scales = b.constant(np.array([1, 1, 2, 2], dtype=np.float32), "scales")
@@ -650,10 +658,8 @@ def weight_norm(b: Builder, x: Tensor) -> Tensor:
     ones = [1] * (len(x.shape) - 2)
     v, g = b.weight(out, x.c, *ones), b.positive(out, 1, *ones)
     norm = b.reduce("ReduceL2", v, list(range(1, len(x.shape))), keepdims=True)
-    if b.chance(0.5):
-        w = b.op("Mul", [v, b.op("Div", [g, norm])])
-    else:
-        w = b.op("Div", [b.op("Mul", [v, g]), norm])
+    scaled = b.chance(0.5)
+    w = b.op("Mul", [v, b.op("Div", [g, norm])]) if scaled else b.op("Div", [b.op("Mul", [v, g]), norm])
     return b.conv(x, out, weight=w)
 
 
@@ -958,6 +964,27 @@ def experts(b: Builder, x: Tensor) -> Tensor:
     weights = b.transpose(router, 0, 2, 1)
     y = b.op("Mul", [y, b.unsqueeze(weights.name, 3)])
     return b.binary("Add", x, b.reduce("ReduceSum", y, [1], keepdims=False))
+
+
+@block(SEQUENCE, opset=14)
+def recurrent(b: Builder, x: Tensor) -> Tensor:
+    """Run an LSTM, GRU or RNN along the sequence, in one direction or both, and join the directions."""
+    kind, directions, hidden, c = b.pick("LSTM", "GRU", "RNN"), b.pick(1, 2), b.size(5, 9), x.shape[-1]
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    w = b.weight(directions, gates * hidden, c, scale=1 / math.sqrt(c))
+    r = b.weight(directions, gates * hidden, hidden, scale=1 / math.sqrt(hidden))
+    inputs = [b.transpose(x, 1, 0, 2).name, w, r, b.weight(directions, 2 * gates * hidden, scale=0.3, stem="b")]
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    if kind == "GRU":
+        attributes["linear_before_reset"] = b.pick(0, 1)
+    y = b.op(kind, inputs, **attributes)
+    n, t = x.shape[:2]
+    if directions == 1:
+        joined = Tensor(b.squeeze(y, 1), (t, n, hidden), (x.symbols[1], x.symbols[0], None))
+        return b.transpose(joined, 1, 0, 2)
+    apart = Tensor(y, (t, 2, n, hidden), (x.symbols[1], None, x.symbols[0], None))
+    apart = b.transpose(apart, 2, 0, 1, 3)
+    return b.reshape(apart, [Dim(n, (0,)), Dim(t, (1,)), Dim(2 * hidden, (2, 3))])
 
 
 @block(SEQUENCE)

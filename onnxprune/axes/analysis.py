@@ -59,9 +59,13 @@ class Group:
     roots: Labels = field(repr=False)
     nodes: tuple[str, ...] = ()
 
-    def matches(self, globs: Iterable[str]) -> bool:
-        """Say whether any glob matches the group's id, a member's initializer or a producing node."""
-        names = [self.id, *(m.initializer for m in self.members), *self.nodes]
+    def matches(self, globs: Iterable[str], *, consumers: bool = True) -> bool:
+        """Say whether any glob matches the group's id, a member's initializer or a producing node.
+
+        Without `consumers`, weights that only read the group's units do not count.
+        """
+        members = (m.initializer for m in self.members if consumers or m.role != "input")
+        names = [self.id, *members, *self.nodes]
         return any(fnmatch.fnmatchcase(n, g) for g in globs for n in names)
 
 
@@ -137,9 +141,9 @@ class Analysis:
         for g, units in enumerate(unit_lists):
             if len(units) > 1 and any(self._is_weight(m.initializer) for m in members.get(g, ())):
                 chosen[g] = sorted(members[g], key=lambda m: _canonical(m, order))
-        ranked = sorted(chosen, key=lambda g: (_canonical(chosen[g][0], order), _first_index(chosen[g][0]).min()))
+        ranked = sorted(chosen, key=lambda g: (_canonical(chosen[g][0], order), _first_index(chosen[g][0]).tolist()))
         kinds = {g: kind_of(hints.get(g, []), bool(inexact.get(g))) for g in ranked}
-        ids = group_ids(self.collection, {g: chosen[g] for g in ranked}, kinds, hints)
+        ids = group_ids(self.collection, {g: chosen[g] for g in ranked}, kinds)
         return tuple(
             _group(
                 ids[g],

@@ -17,7 +17,7 @@ from ..graph.shapes import Shapes, concrete_shapes
 from ..graph.view import View, skeleton, view
 from ..registry import Registry
 from .op import Op, Unruly, Value
-from .relations import Axis, Binding, Freeze, Relation, SizeBinding
+from .relations import Axis, Binding, Codes, Freeze, Relation, SizeBinding
 
 Rule = Callable[[Op], None]
 GRAPH = -1
@@ -65,6 +65,7 @@ class Collection:
         self.hints: dict[int, list[tuple[str, int]]] = {}
         self.zero_modes: dict[int, tuple[str, tuple[int, ...]]] = {}
         self.macs: list[tuple[int, tuple[int, ...]]] = []
+        self.codes: dict[str, Codes] = {}
         self.ops: list[Op] = []
         self.without_rule: dict[str, int] = {}
         self._uses: dict[str, int] = {}
@@ -177,8 +178,7 @@ class Collection:
             return
         name = rule_name(node.domain, node.op)
         rule = op_rules.get(name)
-        present = [t for t in [*node.inputs, *node.outputs] if t.name]
-        unknown = [t.name for t, v in zip(present, [v for t, v in self._paired(node, op) if t.name], strict=True) if v is None]
+        unknown = [t.name for t, v in self._paired(node, op) if t.name and v is None]
         if rule is None:
             self.without_rule[name] = self.without_rule.get(name, 0) + 1
             self._freeze_node(op, f"no rule for {name!r}")
@@ -253,7 +253,18 @@ class Collection:
         if index == GRAPH:
             return "the graph"
         node = self.ops[index].node
-        return f"{node.op} {node.name!r}" if node.name else f"{node.op} -> {node.outputs[0].name!r}"
+        made = next((t.name for t in node.outputs if t.name), "")
+        return f"{node.op} {node.name!r}" if node.name else f"{node.op} -> {made!r}"
+
+    def nodes_without_rule(self) -> dict[str, list[str]]:
+        """List the operators that no rule covers, with the names of their nodes."""
+        found: dict[str, list[str]] = {}
+        for op in self.ops:
+            name = rule_name(op.node.domain, op.node.op)
+            if name in self.without_rule:
+                made = next((t.name for t in op.node.outputs if t.name), "?")
+                found.setdefault(name, []).append(op.node.name or f"-> {made}")
+        return found
 
     def size_bindings(self) -> list[SizeBinding]:
         """Give the bindings of single integers."""

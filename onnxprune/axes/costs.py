@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,16 +33,18 @@ class Costs:
 
         self._analysis = analysis
         collection = analysis.collection
-        by_name = {v.name: v for v in collection.parameters}
-        self._weights: list[tuple[tuple[int, ...], float]] = []
+        by_name: dict[str, list[tuple[int, ...]]] = {}
+        for v in collection.parameters:
+            by_name.setdefault(v.name, []).append(tuple(a.id for a in v.axes if a.size > 1))
+        self._weights: list[tuple[list[tuple[int, ...]], float]] = []
         fixed_params = fixed_bytes = 0
         for name, tensor in analysis.model.tensors.items():
             nbytes = tensor_nbytes(tensor) if tensor.data_type != 8 else 0
             counts = tensor.data_type in PARAMETER_TYPES
             n = math.prod(tensor.dims)
-            value = by_name.get(name)
-            if counts and value is not None and n > 0 and any(self._varies(a.id) for a in value.axes):
-                self._weights.append((tuple(a.id for a in value.axes if a.size > 1), nbytes / n))
+            uses = by_name.get(name, [])
+            if counts and n > 0 and any(self._varies(a) for axes in uses for a in axes):
+                self._weights.append((uses, nbytes / n))
             else:
                 fixed_params += n if counts else 0
                 fixed_bytes += nbytes
@@ -77,12 +79,19 @@ class Costs:
 
         params, nbytes = self._fixed
         exact_bytes: float = nbytes
-        for axes, width in self._weights:
-            n = math.prod(size(a) for a in axes)
+        for uses, width in self._weights:
+            n = sum(math.prod(size(a) for a in axes) for axes in self._versions(uses, alive))
             params += n
             exact_bytes += n * width
         macs = self._fixed_macs + sum(c * math.prod(size(a) for a in axes) for c, axes in self._products)
         return Cost(params, macs, math.ceil(exact_bytes))
+
+    def _versions(self, uses: list[tuple[int, ...]], alive: Keep) -> Iterable[tuple[int, ...]]:
+        """Give one use of each version of an initializer: uses that keep different indices need copies."""
+        if len(uses) == 1:
+            return uses
+        keep = self._analysis.keep
+        return {tuple(keep(a, alive).tobytes() for a in axes): axes for axes in uses}.values()
 
 
 def measure(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Cost:
@@ -90,3 +99,11 @@ def measure(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = Non
     from .analysis import analyze_model
 
     return analyze_model(model, input_shapes).cost
+
+
+def change(before: float, after: float | None) -> dict[str, Any]:
+    """Give a figure before and after, and their ratio: None where `after` is, or grew out of nothing."""
+    ratio = None
+    if after is not None:
+        ratio = after / before if before else (1.0 if after == before else None)
+    return {"before": before, "after": after, "ratio": ratio}

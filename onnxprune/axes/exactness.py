@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from .collect import Collection
-from .relations import Contract, Mix, Regroup, Relation, Select, Tie
+from .relations import Contract, Freeze, Mix, Regroup, Relation, Select, Tie, overlapping
 
 Edges = dict[int, list[int]]
 
@@ -24,10 +24,20 @@ def inexact_axes(collection: Collection) -> list[tuple[int, str, int]]:
     for value in collection.parameters:
         for axis in value.axes:
             zero[axis.id] = axis.size > 1
+    # Nothing goes from a frozen axis, so whatever is said about its removed indices holds.
+    frozen = {r.axis for r in collection.relations if isinstance(r, Freeze) and r.index is None}
+    for axis_id in frozen:
+        zero[axis_id] = True
+    unowned = _contracted_locals(collection)
     for op in collection.ops:
         mode = collection.zero_modes.get(op.index)
+        if mode is None and op.index not in unowned:
+            continue
+        edges = _edges(collection, by_node[op.index])
+        for local in unowned.get(op.index, ()):
+            zero[local] = _inputs_are_zero(collection, op.index, local, edges, zero)
         if mode is not None:
-            _follow_zeros(collection, op.index, mode, _edges(collection, by_node[op.index]), zero)
+            _follow_zeros(collection, op.index, mode, edges, zero, frozen)
     found = []
     for r in collection.relations:
         if isinstance(r, Mix):
@@ -38,6 +48,31 @@ def inexact_axes(collection: Collection) -> list[tuple[int, str, int]]:
     return found
 
 
+def _contracted_locals(collection: Collection) -> dict[int, list[int]]:
+    """List, per node, the contracted axes that belong to no value: factors of its inputs' axes."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for r in collection.relations:
+        if isinstance(r, Contract):
+            found[r.node] += [a for a in (r.a, r.b) if a is not None and collection.owner[a] is None]
+    return found
+
+
+def _inputs_are_zero(collection: Collection, node: int, local: int, edges: Edges, zero: bytearray) -> bool:
+    """Say whether zeros reach a factor: through every input axis that it is a part of."""
+    inputs = {a.id for x in collection.ops[node].inputs if x is not None for a in x.axes}
+    reached: set[int] = set()
+    seen, stack = {local}, [local]
+    while stack:
+        for other in edges.get(stack.pop(), ()):
+            if other not in seen:
+                seen.add(other)
+                if other in inputs:
+                    reached.add(other)
+                elif collection.owner[other] is None:
+                    stack.append(other)
+    return bool(reached) and all(zero[a] for a in reached)
+
+
 def _edges(collection: Collection, relations: list[Relation]) -> Edges:
     edges: Edges = defaultdict(list)
     for r in relations:
@@ -46,7 +81,7 @@ def _edges(collection: Collection, relations: list[Relation]) -> Edges:
         elif isinstance(r, Select):
             pairs = [(r.source, r.target)]
         elif isinstance(r, Regroup):
-            pairs = _overlapping(collection.sizes, r)
+            pairs = overlapping(collection.sizes, r)
         else:
             continue
         for a, b in pairs:
@@ -55,30 +90,18 @@ def _edges(collection: Collection, relations: list[Relation]) -> Edges:
     return edges
 
 
-def _overlapping(sizes: list[int], r: Regroup) -> list[tuple[int, int]]:
-    """Pair axes of the two sides that share a factor: their spans of the running product overlap."""
-    spans = []
-    for side in (r.left, r.right):
-        position, row = 1, []
-        for a in side:
-            row.append((a, position, position * sizes[a]))
-            position *= sizes[a]
-        spans.append(row)
-    return [(a, b) for a, s, e in spans[0] for b, t, f in spans[1] if s < f and t < e]
-
-
 def _follow_zeros(
-    collection: Collection, node: int, mode: tuple[str, tuple[int, ...]], edges: Edges, zero: bytearray
+    collection: Collection, node: int, mode: tuple[str, tuple[int, ...]], edges: Edges, zero: bytearray, frozen: set[int]
 ) -> None:
     op = collection.ops[node]
     how, slots = mode
     owner_slot: dict[int, set[int]] = defaultdict(set)
     for slot in slots:
         value = op.inputs[slot] if slot < len(op.inputs) else None
-        for axis in value.axes if value is not None else ():
-            owner_slot[axis.id].add(slot)
+        for a in value.axes if value is not None else ():
+            owner_slot[a.id].add(slot)
     given = [s for s in slots if op.given(s)]
-    outputs = {axis.id for y in op.outputs if y is not None for axis in y.axes}
+    outputs = {a.id for y in op.outputs if y is not None for a in y.axes} - frozen
     for axis in outputs:
         states: dict[int, bool] = {}
         seen, stack = {axis}, [axis]
@@ -91,7 +114,9 @@ def _follow_zeros(
                     states[slot] = states.get(slot, True) and bool(zero[other])
                 if collection.owner[other] is None:
                     stack.append(other)
-        if how == "any":
+        if how == "always":
+            zero[axis] = True
+        elif how == "any":
             zero[axis] = any(states.values())
         else:
             zero[axis] = bool(given) and all(states.get(s, False) for s in given)

@@ -58,7 +58,7 @@ def factorize(sizes: Sequence[int], relations: Sequence[Relation]) -> Factorizat
                 raise RuleDefect(f"tied axes of sizes {sizes[r.a]} and {sizes[r.b]} at node {r.node}")
             sets.union(r.a, r.b)
     class_of = [sets.find(i) for i in range(len(sizes))]
-    factors = {c: (sizes[c],) for c in set(class_of) if sizes[c] > 1}
+    factors: dict[int, tuple[int, ...]] = {c: (sizes[c],) for c in set(class_of) if sizes[c] > 1}
     regroups = [r for r in relations if isinstance(r, Regroup)]
     sides = [(tuple(class_of[a] for a in r.left), tuple(class_of[a] for a in r.right)) for r in regroups]
     conflicting = _refine(factors, sides)

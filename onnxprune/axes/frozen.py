@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .relations import Contract, Freeze, Mix, Regroup, Select, Tie
+from .relations import Contract, Freeze, Mix, Regroup, Select, Tie, overlapping
 
 if TYPE_CHECKING:
     from .collect import Collection
@@ -77,9 +77,8 @@ def _graph(
         elif isinstance(r, Select):
             link(r.source, r.target, r.node)
         elif isinstance(r, Regroup):
-            for a in r.left:
-                for b in r.right:
-                    link(a, b, r.node)
+            for a, b in overlapping(collection.sizes, r):
+                link(a, b, r.node)
         elif isinstance(r, Mix):
             continue
     collection.__dict__["_freeze_graph"] = (len(collection.relations), links, frozen)

@@ -42,6 +42,14 @@ class Labeling:
             result += self._resolved(leaf, label.astype(np.int64), 0)
         return result
 
+    def whole(self, cls: int) -> list[Layer]:
+        """Give all labels of a class, per leaf."""
+        result = []
+        for leaf in self.factors.leaves[cls]:
+            every = np.arange(self.factors.leaf_size[leaf], dtype=np.int64)
+            result += [(f, lab[lab >= 0]) for f, lab in self._resolved(leaf, every, 0)]
+        return result
+
     def _resolved(self, leaf: int, label: Labels, depth: int) -> list[Layer]:
         covers = self.covers.get(leaf)
         if covers is None or depth > MAX_DEPTH:
@@ -219,17 +227,7 @@ def _freeze(labeling: Labeling, relations: list[Relation], stuck: list[Labels]) 
             for leaf, lab in labeling.layers(cls, r.index):
                 labeling.frozen[labeling.root[labeling.offset[leaf] + lab[lab >= 0]]] = True
     for cls in sorted(whole):
-        size = int(np.prod([factors.leaf_size[leaf] for leaf in factors.leaves[cls]]))
-        for leaf, lab in _whole_layers(labeling, cls, size):
+        for leaf, lab in labeling.whole(cls):
             labeling.frozen[labeling.root[labeling.offset[leaf] + lab]] = True
     for labels in stuck:
         labeling.frozen[labeling.root[labels]] = True
-
-
-def _whole_layers(labeling: Labeling, cls: int, size: int) -> list[Layer]:
-    """Give all labels of a class, per leaf."""
-    result = []
-    for leaf in labeling.factors.leaves[cls]:
-        every = np.arange(labeling.factors.leaf_size[leaf], dtype=np.int64)
-        result += [(f, lab[lab >= 0]) for f, lab in labeling._resolved(leaf, every, 0)]
-    return result

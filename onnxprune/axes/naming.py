@@ -35,12 +35,11 @@ def group_ids(
     collection: Collection,
     members: Mapping[int, Sequence[Member]],
     kinds: Mapping[int, str],
-    hints: Mapping[int, Sequence[tuple[str, int]]],
 ) -> dict[int, str]:
     """Name every group after the layer that produces it, distinctly; members come with their producers first."""
     ids: dict[int, str] = {}
     taken: set[str] = set()
-    bases = {g: _base_name(collection, rows, hints.get(g, ())) for g, rows in members.items()}
+    bases = {g: _base_name(collection, rows) for g, rows in members.items()}
     counts: dict[str, int] = {}
     for base in bases.values():
         counts[base] = counts.get(base, 0) + 1
@@ -56,12 +55,11 @@ def group_ids(
     return ids
 
 
-def _base_name(collection: Collection, rows: Sequence[Member], hints: Sequence[tuple[str, int]]) -> str:
+def _base_name(collection: Collection, rows: Sequence[Member]) -> str:
+    """Name after the first producing weight that people named, else after the node that reads the first weight."""
     for row in rows:
         if row.role != "input" and not _MADE_UP.match(row.initializer):
             return _SUFFIX.sub("", row.initializer)
-    for _, node in hints:
-        name = collection.ops[node].node.name
-        if name:
-            return str(name)
-    return _SUFFIX.sub("", rows[0].initializer)
+    first = rows[0].initializer
+    readers = sorted(op.node.name for op in collection.ops if any(t.name == first for t in op.node.inputs))
+    return next((name for name in readers if name), _SUFFIX.sub("", first))

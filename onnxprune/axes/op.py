@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import RuleDefect
-from .relations import Axis, Contract, Freeze, Index, IndexBinding, Mix, Regroup, Select, SizeBinding, Tie
+from .relations import (
+    Axis,
+    Codes,
+    Contract,
+    DefaultBinding,
+    Freeze,
+    Index,
+    IndexBinding,
+    Mix,
+    Regroup,
+    Select,
+    SizeBinding,
+    Tie,
+)
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -16,6 +30,7 @@ if TYPE_CHECKING:
     from .collect import Collection
 
 Role = Literal["output", "input", "parameter"]
+MOVES_CODES = frozenset(("Gather", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"))
 
 
 class Value:
@@ -235,6 +250,10 @@ class Op:
         self.x(slot).index_list = True
         self._collection.bind(IndexBinding(self.index, slot, source.id, target.id))
 
+    def default(self, name: str, value: float, axis: Axis) -> None:
+        """State that the attribute `name`, left out, means `value`, and would mean another with `axis` shorter."""
+        self._collection.bind(DefaultBinding(self.index, name, axis.id, value))
+
     def plain_integers(self, slot: int) -> None:
         """State that input `slot` is a list of sizes, axes or positions: it keeps its length."""
         for axis in self.x(slot).axes:
@@ -249,12 +268,36 @@ class Op:
         self._collection.roles.setdefault(axis.id, role)
 
     def hint(self, axis: Axis, kind: str) -> None:
-        """State what people call the indices of `axis`: channels, features, heads, head_dim, hidden, groups, embedding."""
+        """State what people call the indices of `axis`; see `naming.KINDS`."""
         self._collection.hints.setdefault(axis.id, []).append((kind, self.index))
 
-    def zeros(self, mode: Literal["all", "any"], *slots: int) -> None:
-        """State when an output index is zero: when `all` of the inputs `slots` are zero there, or `any` of them."""
+    def zeros(self, mode: Literal["all", "any", "always"], *slots: int) -> None:
+        """State when an output index is zero: when `all` of the inputs `slots` are zero there, `any` of them, or always.
+
+        Codes of a quantized tensor are zero where they are at its zero point.
+        """
         self._collection.zero_modes[self.index] = (mode, slots)
+
+    def codes(
+        self,
+        slot: int,
+        scale: int | None,
+        zero_point: int | None,
+        spread: Sequence[int] | None = None,
+        bits: int = 8,
+        default: int = 0,
+    ) -> None:
+        """State that input `slot` holds codes of a quantized weight: (code - zero point) * scale; see `Codes`."""
+        tensor, moved = self.node.inputs[slot], False
+        while tensor.inputs and tensor.inputs[0].op in MOVES_CODES:
+            tensor, moved = tensor.inputs[0].inputs[0], True
+        names = [self.x(s).name if s is not None and self.given(s) else "" for s in (scale, zero_point)]
+        if moved and any(
+            math.prod(self.x(s).shape) > 1 for s in (scale, zero_point) if s is not None and self.given(s)
+        ):
+            return
+        codes = Codes(names[0], names[1], None if spread is None else tuple(spread), bits, default)
+        self._collection.codes.setdefault(tensor.name, codes)
 
     def macs(self, *axes: Axis) -> None:
         """State the multiply-accumulates of the node: the product of the sizes of `axes`."""
@@ -289,5 +332,5 @@ class Op:
         self.mentioned.update(a.id for a in axes)
 
 
-class Unruly(Exception):
+class Unruly(Exception):  # noqa: N818  a rule's answer, not an error of the caller
     """Raised by a rule that cannot describe its node; everything the node touches is frozen with this reason."""

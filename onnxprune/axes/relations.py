@@ -5,6 +5,7 @@ An axis is one dimension of one value. Rules state relations; the engine derives
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,4 +107,42 @@ class IndexBinding:
     target: int
 
 
-Binding = SizeBinding | IndexBinding
+@dataclass(frozen=True, slots=True)
+class DefaultBinding:
+    """An attribute that is left out, whose default follows the size of `axis`: written as `value` when that shrinks."""
+
+    node: int
+    where: str
+    axis: int
+    value: float
+
+
+Binding = SizeBinding | IndexBinding | DefaultBinding
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A weight stored as integer codes: its values are (code - zero point) * scale.
+
+    `scale` and `zero_point` name initializers, "" for none (1 and `default`). They are brought to the shape `spread`
+    (None: a single number) and each of its axes is stretched to the weight's. Below 8 `bits` the weight's last axis
+    holds several codes a byte, low bits first, and so does a zero point of bytes.
+    """
+
+    scale: str
+    zero_point: str
+    spread: tuple[int, ...] | None
+    bits: int = 8
+    default: int = 0
+
+
+def overlapping(sizes: Sequence[int], r: Regroup) -> list[tuple[int, int]]:
+    """Pair axes of the two sides that share a factor: their spans of the running product overlap."""
+    spans = []
+    for side in (r.left, r.right):
+        position, row = 1, []
+        for a in side:
+            row.append((a, position, position * sizes[a]))
+            position *= sizes[a]
+        spans.append(row)
+    return [(a, b) for a, s, e in spans[0] for b, t, f in spans[1] if s < f and t < e]

@@ -33,7 +33,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | 
 
 def check_against_source(model: Model, outputs: Mapping[str, str | None]) -> None:
     """Refuse outputs that are one of the model's files, its external data included."""
-    from ..graph.model import refuse_source
+    from ..api import refuse_source
 
     for path in outputs.values():
         if path is not None:

@@ -122,7 +122,7 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
             document["output"] = output
             onnxprune.save(smaller, output, external_data=given["external_data"])
         if good and given["save_plan"] is not None:
-            from ..graph.model import write_text
+            from ..api import write_text
 
             write_text(given["save_plan"], plan.dumps())
     document["seconds"] = round(time.perf_counter() - started, 3)
@@ -197,7 +197,7 @@ def _figures(analysis: Analysis, smaller: Model, plan: Plan, verdict: Verdict | 
     """Measure the original and the result, not the plan: an initializer that is cut in two weighs more than planned."""
     if verdict is not None:
         return {"params": verdict.params, "macs": verdict.macs, "bytes": verdict.bytes}
-    from ..verification.verdict import change
+    from ..api import change
     from .verdicts import Meter
 
     meter = Meter(analysis)

@@ -41,7 +41,7 @@ def shown_groups(
     analysis: Analysis, kinds: Sequence[str] | None, include: Sequence[str], exclude: Sequence[str]
 ) -> list[Group]:
     """Choose the groups asked about."""
-    from ..select.eligible import eligible
+    from ..api import eligible
 
     reasons = eligible(analysis, kinds=kinds, allow_inexact=True, include=include, exclude=exclude)
     return [g for g in analysis.groups if reasons[g.id] is None]
@@ -82,15 +82,7 @@ def locked_row(analysis: Analysis, row: Any) -> Row:
 
 def without_rule(analysis: Analysis) -> list[Row]:
     """List the operators that no rule covers, with the nodes' names."""
-    from ..axes.collect import op_rules, rule_name
-
-    found: dict[str, list[str]] = {}
-    for op in analysis.collection.ops:
-        name = rule_name(op.node.domain, op.node.op)
-        if name in analysis.collection.without_rule and op_rules.get(name) is None:
-            outputs = [t.name for t in op.node.outputs if t.name]
-            found.setdefault(name, []).append(op.node.name or f"-> {outputs[0] if outputs else '?'}")
-    return [{"op": name, "nodes": nodes} for name, nodes in found.items()]
+    return [{"op": name, "nodes": nodes} for name, nodes in analysis.collection.nodes_without_rule().items()]
 
 
 def why(analysis: Analysis, name: str) -> dict[str, Any]:

@@ -49,13 +49,13 @@ def criterion(
 @criterion("l1")
 def l1(rows: Rows) -> Rows:
     """Sum of absolute values."""
-    return np.abs(rows).sum(axis=1)
+    return np.asarray(np.abs(rows).sum(axis=1))
 
 
 @criterion("l2")
 def l2(rows: Rows) -> Rows:
     """Euclidean norm."""
-    return np.sqrt(np.square(rows).sum(axis=1))
+    return np.asarray(np.sqrt(np.square(rows).sum(axis=1)))
 
 
 @criterion("fpgm")
@@ -79,7 +79,7 @@ def bn_scale(rows: Rows) -> Rows:
 
     Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017.
     """
-    return np.abs(rows).sum(axis=1)
+    return np.asarray(np.abs(rows).sum(axis=1))
 
 
 @criterion("lamp", normalized=True)
@@ -91,6 +91,6 @@ def lamp(rows: Rows) -> Rows:
     energy = np.square(rows).sum(axis=1)
     order = np.argsort(energy, kind="stable")
     remaining = np.cumsum(energy[order][::-1])[::-1]
-    score = np.empty_like(energy)
+    score = np.empty(len(rows), dtype=np.float64)
     score[order] = energy[order] / np.maximum(remaining, np.finfo(np.float64).tiny)
     return score

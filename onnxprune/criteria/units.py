@@ -12,6 +12,7 @@ from ..axes.analysis import Analysis, Group, Member
 from ..axes.labels import Labels
 from ..errors import ModelError, OptionError
 from .registry import Criterion, Rows, criteria
+from .values import weight_values
 
 NORMALIZATIONS = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
@@ -47,7 +48,8 @@ def group_scores(analysis: Analysis, group: Group, criterion: str, seed: int = 0
     """
     if criterion == "random":
         digest = hashlib.sha256(f"{seed}/{group.id}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:8], "big")).random(group.size), {"criterion": "random", "seed": seed}
+        numbers = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(group.size)
+        return numbers, {"criterion": "random", "seed": seed}
     chosen = criteria[criterion]
     used: dict[str, Any] = {"criterion": criterion}
     members = _members(analysis, group, chosen)
@@ -94,13 +96,13 @@ def _normalization_scales(analysis: Analysis) -> Mapping[str, None]:
             if op.node.op in NORMALIZATIONS and op.given(1) and op.x(1).initializer:
                 cached[op.x(1).name] = None
         analysis.__dict__["_normalization_scales"] = cached
-    return cached  # type: ignore[no-any-return]
+    return cached
 
 
 def _rows(analysis: Analysis, member: Member, size: int) -> Rows:
     """Gather a member's weights as one row per unit; units of fewer elements are filled up with zeros."""
-    array = analysis.model.array(member.initializer)
-    slices = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1).astype(np.float64)
+    array = weight_values(analysis, member.initializer)
+    slices = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
     if not np.isfinite(slices).all():
         raise ModelError(
             f"initializer {member.initializer!r} holds values that are not finite; its units cannot be ranked. "

@@ -49,11 +49,11 @@ class Expr:
         return _number(_COMPUTE[self.op](*(np.asarray(a.evaluate(size)) for a in self.args)))
 
     def is_product(self) -> bool:
-        """Say whether it is a product of sizes and literals, so that scaling it keeps it right at every dynamic size."""
+        """Say whether it is a product of sizes and literals: scaling it keeps it right at every dynamic size."""
         return not self.args or (self.op in ("Mul", "ReduceProd") and all(a.is_product() for a in self.args))
 
 
-def literal(value: int | float) -> Expr:
+def literal(value: float) -> Expr:
     """Make a number that is written in the graph."""
     return Expr("lit", value)
 
@@ -85,7 +85,7 @@ def _number(v: Any) -> int | float:
     return _plain(np.asarray(v)[()].item())
 
 
-def _plain(v: int | float) -> int | float:
+def _plain(v: float) -> int | float:
     if isinstance(v, float) and not (v.is_integer() and abs(v) < 2**62):
         return v
     return int(v)
@@ -163,7 +163,7 @@ def evaluate(
             return IntTensor((), (combine("ReduceProd", *items),))
         if not inputs or any(i is None for i, n in zip(inputs, names, strict=True) if n):
             return None
-        result = _follow(op, attributes, [i for i in inputs])
+        result = _follow(op, attributes, list(inputs))
     except (ArithmeticError, IndexError, ValueError, KeyError):
         return None
     return result if result is not None and len(result.items) <= MAX_ELEMENTS else None
@@ -176,69 +176,89 @@ def _shape(attributes: Mapping[str, Any], name: str, shape: tuple[int, ...] | No
     return IntTensor((len(ks),), tuple(Expr("dim", shape[k], dim=(name, k)) for k in ks))
 
 
-def _follow(op: str, attributes: Mapping[str, Any], inputs: list[IntTensor | None]) -> IntTensor | None:
+Tensors = list[IntTensor | None]
+
+
+def _follow(op: str, attributes: Mapping[str, Any], inputs: Tensors) -> IntTensor | None:  # noqa: PLR0911  one per kind
+    """Apply one operator to known tensors."""
     x = inputs[0]
     if x is None:
         return None
-    index = np.arange(len(x.items)).reshape(x.shape)
-
-    def pick(where: np.ndarray[Any, Any]) -> IntTensor:
+    if op in _PICKS:
+        where = _PICKS[op](np.arange(len(x.items)).reshape(x.shape), attributes, inputs)
         return IntTensor(where.shape, tuple(x.items[i] for i in where.ravel()))
-
-    if op in ("Identity", "Cast"):
-        return x
-    if op in ("Squeeze", "Unsqueeze"):
-        axes = _axes(attributes, inputs)
-        if op == "Squeeze":
-            return pick(np.squeeze(index, axes))
-        return pick(np.expand_dims(index, axes or ()))
-    if op == "Reshape" and len(inputs) > 1 and inputs[1] is not None:
-        return pick(index.reshape(inputs[1].values))
-    if op == "Gather" and inputs[1] is not None:
-        where = np.array(inputs[1].values).reshape(inputs[1].shape)
-        return pick(np.take(index, where, axis=attributes.get("axis", 0)))
-    if op == "Slice" and len(inputs) >= 3:
-        starts, ends = (i.values if i is not None else () for i in inputs[1:3])
-        axes = _axes(attributes, [x, inputs[3] if len(inputs) > 3 else None]) or tuple(range(len(starts)))
-        steps = inputs[4].values if len(inputs) > 4 and inputs[4] is not None else (1,) * len(starts)
-        cut = [slice(None)] * len(x.shape)
-        for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
-            cut[a] = slice(s, None if e < -(2**31) else e, t)
-        return pick(index[tuple(cut)])
     if op == "Concat":
         if any(i is None or len(i.shape) != 1 for i in inputs):
             return None
         items = tuple(e for i in inputs if i is not None for e in i.items)
         return IntTensor((len(items),), items)
     if op == "ConstantOfShape":
-        n = math.prod(x.values)
-        if n > MAX_ELEMENTS:
-            return None
-        value = attributes.get("value")
-        fill = 0 if value is None else _number(np.asarray(getattr(value, "values", value)).ravel()[0])
-        return IntTensor(x.values, (literal(fill),) * n)
-    if op == "Expand" and inputs[1] is not None:
-        return pick(index * np.ones(inputs[1].values, dtype=np.int64))
+        return _filled(attributes, x)
     if op == "Range":
-        start, limit, delta = (i.items[0].value if i is not None else 0 for i in inputs)
-        if any(i is not None and i.depends for i in inputs):
+        if any(i is None or i.depends for i in inputs):
             return None
-        return from_array(np.arange(start, limit, delta))
+        return from_array(np.arange(*(i.items[0].value for i in inputs if i is not None)))
     if op in _REDUCTIONS:
-        axes = _axes(attributes, inputs)
-        if axes not in (None, (), (0,), (-1,)) or len(x.shape) > 1:
+        if _axes(attributes, inputs) not in (None, (), (0,), (-1,)) or len(x.shape) > 1:
             return None
         return IntTensor((1,) if attributes.get("keepdims", 1) else (), (combine(op, *x.items),))
-    if op in _COMPUTE:
-        tables = [np.arange(len(i.items)).reshape(i.shape) for i in inputs if i is not None]
-        known = [i for i in inputs if i is not None]
-        grids = np.broadcast_arrays(*tables)
-        if grids[0].size > MAX_ELEMENTS:
-            return None
-        rows = zip(*(g.ravel() for g in grids), strict=True)
-        items = tuple(combine(op, *(t.items[k] for t, k in zip(known, row, strict=True))) for row in rows)
-        return IntTensor(grids[0].shape, items)
-    return None
+    return _elementwise(op, [i for i in inputs if i is not None]) if op in _COMPUTE else None
+
+
+def _filled(attributes: Mapping[str, Any], sizes: IntTensor) -> IntTensor | None:
+    n = math.prod(sizes.values)
+    if n > MAX_ELEMENTS:
+        return None
+    value = attributes.get("value")
+    fill = 0 if value is None else _number(np.asarray(value).ravel()[0])
+    return IntTensor(sizes.values, (literal(fill),) * n)
+
+
+def _elementwise(op: str, known: list[IntTensor]) -> IntTensor | None:
+    grids = np.broadcast_arrays(*(np.arange(len(i.items)).reshape(i.shape) for i in known))
+    if grids[0].size > MAX_ELEMENTS:
+        return None
+    rows = zip(*(g.ravel() for g in grids), strict=True)
+    items = tuple(combine(op, *(t.items[k] for t, k in zip(known, row, strict=True))) for row in rows)
+    return IntTensor(grids[0].shape, items)
+
+
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _known(inputs: Tensors, slot: int) -> IntTensor:
+    value = inputs[slot] if slot < len(inputs) else None
+    if value is None:
+        raise ValueError(f"input {slot} is missing")
+    return value
+
+
+def _sliced(index: Positions, attributes: Mapping[str, Any], inputs: Tensors) -> Positions:
+    starts, ends = _known(inputs, 1).values, _known(inputs, 2).values
+    axes = _axes(attributes, [None, inputs[3] if len(inputs) > 3 else None]) or tuple(range(len(starts)))
+    steps = _known(inputs, 4).values if len(inputs) > 4 else (1,) * len(starts)
+    cut = [slice(None)] * index.ndim
+    for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
+        cut[a] = slice(s, None if e < -(2**31) else e, t)
+    return index[tuple(cut)]
+
+
+def _gathered(index: Positions, attributes: Mapping[str, Any], inputs: Tensors) -> Positions:
+    where = _known(inputs, 1)
+    return np.take(index, np.array(where.values, dtype=np.int64).reshape(where.shape), axis=attributes.get("axis", 0))
+
+
+# Operators that only rearrange elements: given each element's position, which position lands where.
+_PICKS: dict[str, Callable[[Positions, Mapping[str, Any], Tensors], Positions]] = {
+    "Identity": lambda index, _, __: index,
+    "Cast": lambda index, _, __: index,
+    "Squeeze": lambda index, attributes, inputs: np.squeeze(index, _axes(attributes, inputs)),
+    "Unsqueeze": lambda index, attributes, inputs: np.expand_dims(index, _axes(attributes, inputs) or ()),
+    "Reshape": lambda index, _, inputs: index.reshape(_known(inputs, 1).values),
+    "Expand": lambda index, _, inputs: index * np.ones(_known(inputs, 1).values, dtype=np.int64),
+    "Gather": _gathered,
+    "Slice": _sliced,
+}
 
 
 def _axes(attributes: Mapping[str, Any], inputs: Sequence[IntTensor | None]) -> tuple[int, ...] | None:

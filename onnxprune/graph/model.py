@@ -31,11 +31,13 @@ class Model:
     """An ONNX model with the file it was read from, if any.
 
     `proto` holds graph and weights; tensors stored outside the file keep their references and are read on demand.
+    `prefers_external_data` says that it was cut from a model that kept its data outside.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
     raw: bytes | None = field(default=None, repr=False)
+    prefers_external_data: bool = False
 
     @cached_property
     def sha256(self) -> str:
@@ -114,7 +116,7 @@ def _read(path: Path) -> Model:
 
 def _refuse_unusable(model: Model) -> None:
     proto = model.proto
-    if not proto.HasField("graph") or not proto.graph.node and not proto.graph.output:
+    if not proto.HasField("graph") or (not proto.graph.node and not proto.graph.output):
         raise ModelError(f"{model.label}: holds no graph; is it an ONNX model?")
     for domain in {node.domain for node in proto.graph.node} & set(_HARDWARE_DOMAINS):
         raise ModelError(
@@ -182,7 +184,7 @@ _BITS = _bits()
 
 def serialize(proto: onnx.ModelProto) -> bytes:
     """Serialize a proto the same way every time."""
-    return proto.SerializeToString(deterministic=True)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
@@ -193,7 +195,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
     """
     target = Path(path)
     refuse_source(model, target)
-    outside = model.has_external_data if external_data is None else external_data
+    outside = model.has_external_data or model.prefers_external_data if external_data is None else external_data
     if external_data is None and not outside:
         outside = sum(tensor_nbytes(t) for t in model.proto.graph.initializer) >= SINGLE_FILE_LIMIT
     data = target.with_name(target.name + ".data")
@@ -247,8 +249,9 @@ def _payload(model: Model, tensor: onnx.TensorProto) -> bytes | None:
         entries = {e.key: e.value for e in tensor.external_data}
         with open(model.path.parent / entries["location"], "rb") as f:
             f.seek(int(entries.get("offset", 0)))
-            return f.read(tensor_nbytes(tensor))
-    return tensor.raw_data if tensor.HasField("raw_data") else None
+            content: bytes = f.read(tensor_nbytes(tensor))
+            return content
+    return bytes(tensor.raw_data) if tensor.HasField("raw_data") else None
 
 
 _INLINE_BELOW = 1024
@@ -297,6 +300,8 @@ def _staged(target: Path) -> Iterator[_Stage]:
     """Give a stage whose files replace their targets on success and vanish on failure."""
     if target.is_dir():
         raise OptionError(f"{target}: is a folder; give the output a file name")
+    if target.exists() and not target.is_file():
+        raise OptionError(f"{target}: is no regular file; give the output a file name")
     if not target.parent.is_dir():
         raise OptionError(f"{target}: the folder {str(target.parent)!r} does not exist")
     stage = _Stage()
@@ -305,11 +310,11 @@ def _staged(target: Path) -> Iterator[_Stage]:
         mask = os.umask(0)
         os.umask(mask)
         for temporary in stage.paths.values():
-            os.chmod(temporary, 0o666 & ~mask)
+            temporary.chmod(0o666 & ~mask)
             with open(temporary, "rb") as f:
                 os.fsync(f.fileno())
         for final, temporary in stage.paths.items():
-            os.replace(temporary, final)
+            temporary.replace(final)
     except OSError as error:
         raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:

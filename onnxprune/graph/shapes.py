@@ -16,7 +16,7 @@ import onnx
 from onnx import defs, numpy_helper, shape_inference
 
 from ..errors import ModelError, OptionError, unknown_name
-from . import integers
+from . import contrib, integers
 from .integers import IntTensor
 from .view import skeleton
 
@@ -43,6 +43,16 @@ class Shapes:
     def is_dynamic(self, name: str, axis: int) -> bool:
         """Say whether an axis of a value may differ from run to run."""
         return axis in self.dynamic.get(name, ())
+
+
+# Operators whose output has the shape of their first input, but for which onnx infers no shape.
+SHAPE_KEEPERS = frozenset(
+    {
+        "BiasDropout", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "GroupNormalization",
+        "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding",
+        "SimplifiedLayerNormalization", "SkipGroupNorm", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    }
+)  # fmt: skip
 
 
 def concrete_shapes(
@@ -117,7 +127,8 @@ def _choose_sizes(
             elif wish is not None:
                 size = int(wish[k])
                 if size < 1 or symbols.get(d.dim_param, size) != size:
-                    raise OptionError(f"axis {k} of input {value.name!r}: {size} contradicts another axis or is below 1")
+                    where = f"axis {k} of input {value.name!r}"
+                    raise OptionError(f"{where}: {size} contradicts another axis of that name, or is below 1")
             else:
                 size = symbols.get(d.dim_param) or _default_size(k, len(dims), tensor.elem_type)
             if d.dim_param:
@@ -194,7 +205,7 @@ def _weights_as_inputs(graph: onnx.GraphProto) -> None:
 
 def _has_data(t: onnx.TensorProto) -> bool:
     return t.HasField("raw_data") or any(
-        len(getattr(t, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+        len(getattr(t, f"{kind}_data")) for kind in ("float", "int32", "int64", "double", "uint64", "string")
     )
 
 
@@ -217,7 +228,7 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
 def _may_carry_sizes(t: onnx.TensorProto) -> bool:
     """Say whether a tensor is small and integer, or a handful of numbers that sizes may be computed with."""
     n = math.prod(t.dims)
-    return n <= SMALL and t.data_type in _INTEGERS or n <= 8 and t.data_type in _FLOATS
+    return (n <= SMALL and t.data_type in _INTEGERS) or (n <= 8 and t.data_type in _FLOATS)
 
 
 def _known_integers(graph: onnx.GraphProto) -> dict[str, IntTensor]:
@@ -250,6 +261,8 @@ def _fill(
             continue
         if any(o and sizes.get(o) is None for o in node.output):
             _infer_node(bare, node, opsets, sizes, known, types)
+        if node.op_type in SHAPE_KEEPERS and sizes.get(node.output[0]) is None:
+            sizes[node.output[0]] = sizes.get(node.input[0])
         if node.domain in ("", "ai.onnx") and len(node.output) == 1:
             attributes = {a.name: _attribute(a) for a in node.attribute if a.type != onnx.AttributeProto.GRAPH}
             inputs = [known.get(n) for n in node.input]
@@ -273,7 +286,8 @@ def _infer_node(
     types: dict[str, onnx.TypeProto],
 ) -> None:
     domain = "" if node.domain == "ai.onnx" else node.domain
-    if domain not in opsets or not defs.has(node.op_type, opsets[domain], domain):
+    standard = domain in opsets and defs.has(node.op_type, opsets[domain], domain)
+    if not standard and domain not in ("", contrib.DOMAIN):
         return
     given: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
@@ -290,11 +304,14 @@ def _infer_node(
     if any(n and n not in given for n in node.input):
         return
     try:
-        schema = defs.get_schema(node.op_type, opsets[domain], domain)
-        result = shape_inference.infer_node_outputs(
-            schema, node, given, data, opset_imports=list(bare.opset_import), ir_version=bare.ir_version
-        )
-    except Exception:  # unknown stays unknown: whatever touches it is frozen
+        if not standard:
+            result = contrib.infer_contrib(node, given)
+        else:
+            schema = defs.get_schema(node.op_type, opsets[domain], domain)
+            result = shape_inference.infer_node_outputs(
+                schema, node, given, data, opset_imports=list(bare.opset_import), ir_version=bare.ir_version
+            )
+    except Exception:  # noqa: BLE001  unknown stays unknown: whatever touches it is frozen
         return
     for name, type_proto in result.items():
         value = onnx.ValueInfoProto(name=name, type=type_proto)

@@ -6,11 +6,14 @@ more. The view shares no data with the proto, and every node knows its position 
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelError
 from .model import Model
@@ -33,10 +36,11 @@ class View:
 def view(model: Model, proto: onnx.ModelProto | None = None) -> View:
     """Build the view, from the model's `skeleton` when it was made before: analysis needs shapes, not weights."""
     proto = skeleton(model.proto) if proto is None else proto
-    try:
-        graph = gs.import_onnx(proto)
-    except Exception as error:
-        raise ModelError(f"{model.label}: the graph cannot be read ({type(error).__name__}: {error})") from error
+    with _errors_only():
+        try:
+            graph = gs.import_onnx(proto)
+        except Exception as error:
+            raise ModelError(f"{model.label}: the graph cannot be read ({type(error).__name__}: {error})") from error
     by_output = {out: k for k, n in enumerate(model.proto.graph.node) for out in n.output if out}
     positions = []
     for node in graph.nodes:
@@ -46,6 +50,17 @@ def view(model: Model, proto: onnx.ModelProto | None = None) -> View:
         positions.append(by_output[outputs[0]])
     nodes = model.proto.graph.node
     return View(graph, tuple(positions), tuple(nodes[p] for p in positions))
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keep graphsurgeon's warnings off the terminal, and its logger as the user has it."""
+    before = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.ERROR
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = before
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -22,7 +22,6 @@ from ..graph.model import Model
 from ..planfile import Plan
 from .sizes import Refresh
 
-
 FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
 
 
@@ -36,7 +35,8 @@ def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     if plan.empty:
         return model
     alive = analysis.alive({g.id: g.removed for g in plan.groups})
-    return Model(_Rewriter(analysis, alive).run(plan), model.path)
+    smaller = _Rewriter(analysis, alive).run(plan)
+    return Model(smaller, model.path, prefers_external_data=model.has_external_data or model.prefers_external_data)
 
 
 def check_plan(analysis: Analysis, plan: Plan) -> None:
@@ -82,14 +82,18 @@ class _Rewriter:
 
     def node(self, index: int) -> onnx.NodeProto:
         """Give the proto of analysed node `index`."""
-        return self.graph.node[self.positions[index]]
+        node: onnx.NodeProto = self.graph.node[self.positions[index]]
+        return node
 
     def _tensor(self, name: str) -> onnx.TensorProto:
         """Give the tensor called `name` in the copy: an initializer, or the value of a Constant node."""
         kind, k = self.constants[name]
+        tensor: onnx.TensorProto
         if kind == "initializer":
-            return self.graph.initializer[k]
-        return next(a.t for a in self.graph.node[k].attribute if a.name == "value")
+            tensor = self.graph.initializer[k]
+        else:
+            tensor = next(a.t for a in self.graph.node[k].attribute if a.name == "value")
+        return tensor
 
     def _write_version(self, version: Version) -> None:
         if not version.keeps and version.result == version.initializer:
@@ -104,7 +108,7 @@ class _Rewriter:
 
     def _write_tensor(self, name: str, result: str, array: np.ndarray[Any, Any]) -> None:
         old = self._tensor(name) if name in self.constants else onnx.TensorProto()
-        new = numpy_helper.from_array(np.ascontiguousarray(array), result)
+        new = numpy_helper.from_array(np.asarray(array, order="C"), result)
         new.doc_string = old.doc_string
         new.metadata_props.extend(old.metadata_props)
         if name == result and name in self.constants:
@@ -148,7 +152,8 @@ class _Rewriter:
                     self.node(use[0]).input[use[1]] = contents[key]
 
     def _give_split_sizes(self, node: onnx.NodeProto, sizes: np.ndarray[Any, Any]) -> None:
-        name = _fresh(f"{node.output[0]}.onnxprune.split", {o for n in self.graph.node for o in n.output} | set(self.constants))
+        taken = {o for n in self.graph.node for o in n.output} | set(self.constants)
+        name = _fresh(f"{node.output[0]}.onnxprune.split", taken)
         self._write_tensor(name, name, sizes)
         node.input.append(name)
 
@@ -199,6 +204,7 @@ class _Rewriter:
         copies = [onnx.NodeProto.FromString(n.SerializeToString(deterministic=True)) for n in nodes]
         del self.graph.node[:]
         self.graph.node.extend(copies)
+        self.constants = _constant_positions(self.graph)
 
     def _constant(self, near: str, array: np.ndarray[Any, Any]) -> str:
         name = _fresh(f"{near}.onnxprune.1", self.taken)

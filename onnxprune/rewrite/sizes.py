@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from ..axes.analysis import Analysis, Keep
-from ..axes.relations import IndexBinding, SizeBinding
+from ..axes.relations import DefaultBinding, IndexBinding, SizeBinding
 from ..graph.integers import Expr
 
 Slot = tuple[int, int]
@@ -47,10 +47,13 @@ class Refresh:
         self.corrections: dict[Slot, Correction] = {}
         self.split_sizes: list[tuple[int, np.ndarray[Any, Any]]] = []
         self._attributes: list[SizeBinding] = []
+        self._defaults: list[DefaultBinding] = []
         by_slot: dict[Slot, list[SizeBinding]] = {}
         for b in analysis.collection.bindings:
             if isinstance(b, IndexBinding):
                 self._remap(b)
+            elif isinstance(b, DefaultBinding):
+                self._defaults.append(b)
             elif isinstance(b.where, str):
                 self._attributes.append(b)
             else:
@@ -111,14 +114,16 @@ class Refresh:
             self.constants[slot] = np.array(new, dtype=np.int64).reshape(known.shape)
             return
         shape, n = known.shape, len(now)
-        fix = Correction(*(np.ones(n, dtype=np.int64) for _ in range(2)), np.zeros(n, dtype=bool), np.zeros(n, np.int64))
+        one, zero = np.ones(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        fix = Correction(one, one.copy(), np.zeros(n, dtype=bool), zero)
         for k, count in wrong.items():
             if self._runtime(known.items[k]):
                 common = math.gcd(count, int(now[k]))
                 fix.numerator[k], fix.denominator[k] = count // common, int(now[k]) // common
             else:
                 fix.is_fixed[k], fix.fixed[k] = True, count
-        self.corrections[slot] = Correction(*(a.reshape(shape) for a in vars(fix).values()))
+        numerator, denominator = fix.numerator.reshape(shape), fix.denominator.reshape(shape)
+        self.corrections[slot] = Correction(numerator, denominator, fix.is_fixed.reshape(shape), zero.reshape(shape))
 
     def _pin(self, node: int, slot: int) -> None:
         """Keep the present value of a number that was computed from a size that changes."""
@@ -139,7 +144,7 @@ class Refresh:
         x = op.x(0)
         return (b.item or 0) < x.ndim and self._size(x.name, b.item or 0) == self._count(b)
 
-    def _is_open_end(self, b: SizeBinding, now: int | float) -> bool:
+    def _is_open_end(self, b: SizeBinding, now: float) -> bool:
         """Say whether a Slice end lies at or beyond the axis, and so stays where it is."""
         size = self._analysis.collection.sizes[b.axis]
         return b.upto == size and now >= size
@@ -149,26 +154,33 @@ class Refresh:
         return any(shapes.is_dynamic(name, k) for name, k in e.dims())
 
     def write_attributes(self, node: Callable[[int], onnx.NodeProto]) -> None:
-        """Write the attributes that count kept indices."""
-        split: dict[int, list[SizeBinding]] = {}
+        """Write the attributes that count kept indices, and those whose default would change."""
+        lists: dict[tuple[int, str], list[SizeBinding]] = {}
         for b in self._attributes:
             proto = node(b.node)
             attribute = next((a for a in proto.attribute if a.name == b.where), None)
-            if attribute is None and b.where == "split":
-                split.setdefault(b.node, []).append(b)
+            if attribute is None and b.item is not None:
+                lists.setdefault((b.node, str(b.where)), []).append(b)
             elif not self._keep(b.axis).all():
                 self._write_attribute(proto, attribute, b)
-        for index, bindings in split.items():
-            self._write_even_split(node(index), index, bindings)
+        for (index, name), bindings in lists.items():
+            if name == "split":
+                self._write_even_split(node(index), index, bindings)
+            elif not all(self._keep(b.axis).all() for b in bindings):
+                sizes = [self._count(b) for b in sorted(bindings, key=lambda b: b.item or 0)]
+                node(index).attribute.append(onnx.helper.make_attribute(name, sizes))
+        for d in self._defaults:
+            if not self._keep(d.axis).all():
+                _write_number(node(d.node), d.where, d.value)
 
     def _write_attribute(self, proto: onnx.NodeProto, attribute: onnx.AttributeProto | None, b: SizeBinding) -> None:
         if attribute is None:
             proto.attribute.append(onnx.helper.make_attribute(str(b.where), self._count(b)))
         elif b.item is None:
             attribute.i = self._count(b)
-        elif b.upto is not None and self._is_open_end(b, attribute.ints[b.item]):
-            return
-        elif proto.op_type == "Reshape" and attribute.ints[b.item] in (-1, 0):
+        elif (b.upto is not None and self._is_open_end(b, attribute.ints[b.item])) or (
+            proto.op_type == "Reshape" and attribute.ints[b.item] in (-1, 0)
+        ):
             return
         else:
             attribute.ints[b.item] = self._count(b)
@@ -186,6 +198,15 @@ class Refresh:
                 del proto.attribute[k]
                 break
         self.split_sizes.append((index, np.array(sizes, dtype=np.int64)))
+
+
+def _write_number(proto: onnx.NodeProto, name: str, value: float) -> None:
+    """Write a float attribute, over one that is there and asks for the default."""
+    kept = [a for a in proto.attribute if a.name != name]
+    attributes = [*kept, onnx.helper.make_attribute(name, float(value))]
+    copies = [onnx.AttributeProto.FromString(a.SerializeToString(deterministic=True)) for a in attributes]
+    del proto.attribute[:]
+    proto.attribute.extend(copies)
 
 
 def _is_target(op: str, slot: int) -> bool:

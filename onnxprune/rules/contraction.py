@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..axes.collect import op_rule
 from ..axes.op import Op, Value
 from ..axes.relations import Axis
@@ -13,29 +15,39 @@ def matmul(op: Op) -> None:
 
     Contract k; tie m, n and the batch axes. Two computed operands are attention: their batch axes are heads.
     """
-    a, b, y = op.x(0), op.x(1), op.y()
-    op.contract(a[-1], b[-2] if b.ndim > 1 else b[0])
+    product(op, op.x(0), op.x(1))
+    op.zeros("any", 0, 1)
+
+
+def product(
+    op: Op, left: Value, right: Value, a: Sequence[Axis] | None = None, b: Sequence[Axis] | None = None
+) -> None:
+    """Describe the product of two operands, whose axes `a` and `b` may come in another order than they lie.
+
+    Zeros are left to the caller.
+    """
+    a, b, y = left.axes if a is None else a, right.axes if b is None else b, op.y()
+    op.contract(a[-1], b[-2] if len(b) > 1 else b[0])
     rest = list(y.axes)
     cost: list[Axis] = [*y.axes, a[-1]]
-    if b.ndim > 1:
+    if len(b) > 1:
         n = rest.pop()
         op.tie(b[-1], n)
-        _roles(op, b, b[-1], b[-2], "features")
-    if a.ndim > 1:
+        _roles(op, right, b[-1], b[-2], "features")
+    if len(a) > 1:
         m = rest.pop()
         op.tie(a[-2], m)
-        _roles(op, a, a[-2], a[-1], "features")
+        _roles(op, left, a[-2], a[-1], "features")
     for operand in (a, b):
-        for s, t in zip(reversed(operand.axes[:-2]), reversed(rest), strict=False):
+        for s, t in zip(reversed(operand[:-2]), reversed(rest), strict=False):
             if s.size == t.size:
                 op.tie(s, t)
-    if not a.constant and not b.constant:
+    if not left.constant and not right.constant:
         for axis in rest:
             op.hint(axis, "heads")
         op.hint(a[-1], "head_dim")
-        if b.ndim > 1:
+        if len(b) > 1:
             op.hint(b[-1], "head_dim")
-    op.zeros("any", 0, 1)
     op.macs(*cost)
 
 
@@ -45,22 +57,32 @@ def gemm(op: Op) -> None:
 
     Contract k; tie m and n. The bias is zero along n when its slice is.
     """
-    a, b, y = op.x(0), op.x(1), op.y()
+    linear(op, 1, 2)
+
+
+def linear(op: Op, weight: int, bias: int, *, keeps_zero: bool = True) -> Axis:
+    """Describe a general matrix product of input 0 with the operands in these slots; give its axis n.
+
+    `keeps_zero` says that what follows inside the node, such as an activation, maps zero to zero.
+    """
+    a, b, y = op.x(0), op.x(weight), op.y()
     m, ka = (a[1], a[0]) if op.attr("transA", 0) else (a[0], a[1])
     n, kb = (b[0], b[1]) if op.attr("transB", 0) else (b[1], b[0])
     op.contract(ka, kb)
     op.tie(m, y[0])
     op.tie(n, y[1])
-    if op.given(2):
-        op.broadcast(slots=[2])
-        for axis in op.x(2).axes:
+    if op.given(bias):
+        op.broadcast(slots=[bias])
+        for axis in op.x(bias).axes:
             op.role(axis, "parameter")
-        op.zeros("all", 1, 2)
-    else:
-        op.zeros("any", 0, 1)
+    if keeps_zero and op.given(bias):
+        op.zeros("all", weight, bias)
+    elif keeps_zero:
+        op.zeros("any", 0, weight)
     _roles(op, b, n, kb, "features")
     _roles(op, a, m, ka, "features")
     op.macs(m, n, ka)
+    return n
 
 
 def _roles(op: Op, weight: Value, output: Axis, inner: Axis, kind: str) -> None:

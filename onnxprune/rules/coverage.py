@@ -57,7 +57,7 @@ def _row(names: list[str], rule: Rule) -> str:
 
 
 def _line(rule: Rule) -> int:
-    return inspect.unwrap(rule).__code__.co_firstlineno
+    return inspect.getsourcelines(rule)[1]
 
 
 def axis_equation(rule: Rule) -> str:

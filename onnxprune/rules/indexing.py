@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..axes.collect import op_rule
@@ -15,18 +17,22 @@ def concat(op: Op) -> None:
 
     Each input is its range of the joined axis; tie the others.
     """
+    join(op, [k for k, v in enumerate(op.inputs) if v is not None])
+
+
+def join(op: Op, slots: Sequence[int]) -> None:
+    """Describe the concatenation of the inputs in these slots."""
     y = op.y()
     at = int(op.attr("axis", 1)) % y.ndim
     start = 0
-    for value in op.inputs:
-        if value is None:
-            continue
+    for slot in slots:
+        value = op.x(slot)
         for k, axis in enumerate(value.axes):
             if k != at:
                 op.tie(axis, y[k])
         op.select(y[at], range(start, start + value.shape[at]), value[at])
         start += value.shape[at]
-    op.zeros("all", *(k for k, v in enumerate(op.inputs) if v is not None))
+    op.zeros("all", *slots)
 
 
 @op_rule("Split")

@@ -15,18 +15,22 @@ def recurrent(op: Op) -> None:
 
     Contract i; the k gates stay, h is one axis throughout, in both directions. Layout 1 puts n before t and d.
     """
+    layer(op, GATES[op.node.op])
+
+
+def layer(op: Op, k: int, rows: int = 1, columns: int = 2) -> Axis:
+    """Describe a recurrent layer of k gates, whose weights have their gates on axis `rows`; give its hidden axis."""
     x, w, r = op.x(0), op.x(1), op.x(2)
-    k = GATES[op.node.op]
-    (hidden,) = op.local(r.shape[2])
+    (hidden,) = op.local(r.shape[columns])
     batch_first = bool(op.attr("layout", 0))
     time, batch = (x[1], x[0]) if batch_first else (x[0], x[1])
     op.otherwise = "the directions of a recurrent layer stay"
-    op.contract(x[2], w[2])
-    _gates(op, w[1], [k], hidden)
-    _gates(op, r[1], [k], hidden)
-    op.tie(r[2], hidden)
+    op.contract(x[2], w[columns])
+    stack_gates(op, w[rows], [k], hidden)
+    stack_gates(op, r[rows], [k], hidden)
+    op.tie(r[columns], hidden)
     if op.given(3):
-        _gates(op, op.x(3)[1], [2, k], hidden)
+        stack_gates(op, op.x(3)[1], [2, k], hidden)
         op.role(op.x(3)[1], "parameter")
     if op.given(4):
         op.tie(op.x(4)[0], batch)
@@ -34,7 +38,7 @@ def recurrent(op: Op) -> None:
         if op.given(slot):
             _state(op, op.x(slot), batch, hidden, batch_first)
     if op.given(7):
-        _gates(op, op.x(7)[1], [3], hidden)
+        stack_gates(op, op.x(7)[1], [3], hidden)
         op.role(op.x(7)[1], "parameter")
     for k_out, y in enumerate(op.outputs):
         if y is not None and k_out == 0:
@@ -44,16 +48,17 @@ def recurrent(op: Op) -> None:
         elif y is not None:
             _state(op, y, batch, hidden, batch_first)
     for weight in (w, r):
-        op.role(weight[1], "output")
-        op.role(weight[2], "input")
+        op.role(weight[rows], "output")
+        op.role(weight[columns], "input")
         op.macs(time, batch, *weight.axes)
     op.hint(hidden, "hidden")
     op.size("hidden_size", hidden)
     if "activations" not in op.node.attrs:
         op.zeros("all", *(s for s in (1, 2, 3, 5, 6) if op.given(s)))
+    return hidden
 
 
-def _gates(op: Op, axis: Axis, counts: list[int], hidden: Axis) -> None:
+def stack_gates(op: Op, axis: Axis, counts: list[int], hidden: Axis) -> None:
     """Divide an axis into stacked gates, which stay, of one row per hidden unit."""
     gates = op.local(*counts)
     op.regroup([axis], [*gates, hidden])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..axes.collect import op_rule
 from ..axes.op import Op, Unruly
 
@@ -20,8 +22,11 @@ def shape(op: Op) -> None:
 def constant_of_shape(op: Op) -> None:
     """s: sizes  y: (...), filled with one number.
 
-    Every axis of y shrinks on its own; the integers are sizes.
+    Every axis of y shrinks on its own; the integers are sizes. Zero everywhere when filled with zero.
     """
+    fill = op.attr("value")
+    if fill is None or not np.asarray(fill.values).any():
+        op.zeros("always")
     op.plain_integers(0)
     op.reads_sizes(0)
     sizes = op.ints(0)

@@ -44,14 +44,17 @@ class Options:
         if (self.ratio is None) == (not self.target):
             raise OptionError("give either a ratio or a target (--ratio R, or --target params=F, macs=F or bytes=F)")
         if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise OptionError(f"ratio {self.ratio:g} is out of range; it is the fraction to remove, from 0 up to below 1")
+            raise OptionError(
+                f"ratio {self.ratio:g} is out of range; it is the fraction to remove, at least 0 and below 1"
+            )
         if not 0 <= self.max_ratio <= 1:
             raise OptionError(f"max_ratio {self.max_ratio:g} is out of range; it is a fraction from 0 to 1")
         for metric, fraction in self.target.items():
             if metric not in METRICS:
                 raise unknown_name("target metric", metric, METRICS)
             if not 0 < fraction <= 1:
-                raise OptionError(f"target {metric}={fraction:g} is out of range; it is the fraction that may remain, in (0, 1]")
+                what = "it is the fraction that may remain, above 0 and at most 1"
+                raise OptionError(f"target {metric}={fraction:g} is out of range; {what}")
         if self.scope not in (None, "local", "global"):
             raise unknown_name("scope", str(self.scope), ("local", "global"))
 
@@ -79,7 +82,8 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
     candidates = [_candidate(g, scored[g.id][0], bounds[g.id]) for g in open_groups]
     scope = options.scope or ("global" if options.target else "local")
     if options.target:
-        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global", hint=_what_is_frozen(analysis, reasons))
+        hint = _what_is_frozen(analysis, reasons)
+        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global", hint=hint)
     elif scope == "global":
         counts = _global_counts(candidates, options.ratio or 0.0)
     else:
@@ -90,9 +94,8 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
         n = counts.get(group.id, 0)
         removed = tuple(sorted(order[group.id][:n].tolist())) if n else ()
         used: dict[str, Any] = scored[group.id][1] if group.id in scored else {}
-        rows.append(
-            PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, reasons[group.id], group.why_inexact)
-        )
+        locked, why = reasons[group.id], group.why_inexact
+        rows.append(PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, locked, why))
     return make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
 
 

@@ -49,7 +49,7 @@ def eligible(
         reason = None
         if kinds is not None and group.kind not in kinds:
             reason = f"kind {group.kind} was not asked for"
-        elif include and not group.matches(include):
+        elif include and not group.matches(include, consumers=False):
             reason = "not included"
         elif group.matches(exclude):
             reason = "excluded"

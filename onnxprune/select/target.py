@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class _Budget:
 
     def __call__(self, counts: Counts) -> float:
         cost = cost_of(self._analysis, self._candidates, counts)
-        return max(getattr(cost, m) / limit for m, limit in self._limits.items())
+        return max(float(getattr(cost, m)) / limit for m, limit in self._limits.items())
 
 
 Step = tuple[int, int]
@@ -130,45 +131,51 @@ def _put_back(candidates: Sequence[Candidate], taken: list[Step], used: _Budget)
         def breaks(count: int, keep: Callable[[int], list[Step]] = without) -> bool:
             return used(_counts(candidates, keep(count))) > 1
 
-        count = _smallest(len(undoable), lambda c, end=len(undoable), bad=breaks: c == end or bad(c + 1))  # type: ignore[misc]
-        if count == len(undoable):
+        end = len(undoable)
+        count = _smallest(end, partial(_ends_at, end, breaks))
+        if count == end:
             return without(count)
         blocked.add(remaining[undoable[count]][0])
         remaining = without(count)
     return remaining
 
 
+def _ends_at(end: int, breaks: Callable[[int], bool], count: int) -> bool:
+    """Say whether undoing one more than `count` steps is impossible or too much."""
+    return count == end or breaks(count + 1)
+
+
 def _tighten(candidates: Sequence[Candidate], counts: Counts, used: _Budget) -> Counts:
-    """Trade steps between groups while that comes closer to the budget from below; only coarse steps need it."""
+    """Trade steps between two groups while that comes closer to the budget from below; only coarse steps need it."""
     ladders = {c.group.id: [0, *(n for n, _ in c.steps())] for c in candidates}
     best = used(counts)
     for _ in range(MAX_TRADES):
         if best >= CLOSE_ENOUGH or len(candidates) > MAX_TRADERS:
             break
-        trials = list(_trades(candidates, ladders, counts))
-        scored = [(used(t), -k) for k, t in enumerate(trials)]
-        better = [row for row in scored if best < row[0] <= 1]
+        better = [(u, k, t) for k, t in enumerate(_trades(ladders, counts, used)) if best < (u := used(t)) <= 1]
         if not better:
             break
-        best, k = max(better)
-        counts = trials[-k]
+        best, _, counts = max(better, key=lambda row: (row[0], -row[1]))
     return counts
 
 
-def _trades(candidates: Sequence[Candidate], ladders: Mapping[str, list[int]], counts: Counts) -> Iterator[Counts]:
-    """List the neighbors of a choice: one group moves up or down by up to two steps, or two groups move."""
-    moves: list[tuple[str, int]] = []
-    for c in candidates:
-        ladder, now = ladders[c.group.id], counts[c.group.id]
-        at = ladder.index(now)
-        moves += [(c.group.id, ladder[k]) for k in range(max(0, at - 2), min(len(ladder), at + 3)) if k != at]
-    for i, (a, n) in enumerate(moves):
-        yield {**counts, a: n}
-        for b, m in moves[i + 1 :]:
-            if a != b:
-                yield {**counts, a: n, b: m}
+def _trades(ladders: Mapping[str, list[int]], counts: Counts, used: _Budget) -> Iterator[Counts]:
+    """List choices where one group moves a few steps and another one makes up for it as well as its steps allow."""
+    for a, ladder in ladders.items():
+        at = ladder.index(counts[a])
+        for n in ladder[max(0, at - REACH) : at + REACH + 1]:
+            for b, other in ladders.items():
+                trial = {**counts, a: n}
+                if b != a:
+                    k = _smallest(len(other) - 1, partial(_is_enough, used, trial, b, other))
+                    yield {**trial, b: other[k]}
 
 
+def _is_enough(used: _Budget, trial: Counts, group: str, ladder: list[int], k: int) -> bool:
+    return used({**trial, group: ladder[k]}) <= 1
+
+
+REACH = 4
 FULL = 0.998
 CLOSE_ENOUGH = 0.985
 MAX_TRADES = 8
@@ -188,6 +195,7 @@ def _unreachable(
         reached = getattr(least, metric) / max(1, getattr(analysis.cost, metric))
         if reached > fraction:
             parts.append(
-                f"cannot keep at most {100 * fraction:.4g} % of the {metric}; {100 * reached:.3g} % is the least possible"
+                f"cannot keep at most {100 * fraction:.4g} % of the {metric}; "
+                f"{100 * reached:.3g} % is the least possible"
             )
     return f"{analysis.model.label}: {'; '.join(parts) or 'the targets cannot be met together'}. {hint}"

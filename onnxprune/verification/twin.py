@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from ..errors import PlanError
 from ..graph.model import Model
 from ..planfile import Plan, PlanSlice
-from .absence import ZERO_POINT_SLOT, Meaning, meaning
+from .absence import ZERO_POINT_SLOT, Meaning, code_reader, meaning
 from .sharing import Readers, assign_results
 from .tensors import CODE_TYPES, FLOAT_TYPES, Array, Held, Use, held_tensors, same_bits, to_array, uses_by_name
 
@@ -115,8 +115,8 @@ class _Edit:
 
     def _zeroed(self, held: Held, use: Use, rows: Sequence[PlanSlice]) -> list[PlanSlice]:
         """Keep the slices that may be zeroed for this use."""
-        code = (use.node.op_type, use.slot) in ZERO_POINT_SLOT
-        if held.tensor.data_type not in FLOAT_TYPES and not (code and held.tensor.data_type in CODE_TYPES):
+        kind = held.tensor.data_type
+        if kind not in FLOAT_TYPES and (kind not in CODE_TYPES or code_reader(use, self.uses) is None):
             return []
         match meaning(use, self.uses):
             case Meaning.NEEDED:
@@ -140,8 +140,9 @@ class _Edit:
         return array
 
     def _zero_point(self, use: Use) -> str:
-        slot = ZERO_POINT_SLOT.get((use.node.op_type, use.slot))
-        return use.node.input[slot] if slot is not None and len(use.node.input) > slot else ""
+        reader = code_reader(use, self.uses)
+        slot = ZERO_POINT_SLOT[reader.node.op_type, reader.slot] if reader is not None else None
+        return reader.node.input[slot] if reader is not None and slot is not None and len(reader.node.input) > slot else ""
 
     def _absent(self, original: Array, use: Use) -> Array:
         """Give, for every entry, the value that stands for nothing: zero, or a quantized weight's zero point."""
@@ -152,6 +153,9 @@ class _Edit:
         point = to_array(self.model, self.originals[name].tensor)
         if point.size == 1:
             return np.broadcast_to(point.reshape(()).astype(original.dtype), original.shape)
+        if use.node.op_type == "DynamicQuantizeLSTM":
+            # One zero point per direction, or per direction and gate row. Source: com.microsoft.DynamicQuantizeLSTM.
+            return np.broadcast_to(point.reshape(point.shape[0], 1, -1), original.shape)
         axis = _channel_axis(use.node, original.ndim)
         if point.ndim == 1:
             shape = [1] * original.ndim

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..axes.costs import change as change
 from ..errors import VerificationError
 from .checks import Check
 
@@ -77,11 +78,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def change(before: float, after: float | None) -> dict[str, Any]:
-    """Give a figure before and after, and their ratio: None where `after` is, or grew out of nothing."""
-    ratio = None
-    if after is not None:
-        ratio = after / before if before else (1.0 if after == before else None)
-    return {"before": before, "after": after, "ratio": ratio}

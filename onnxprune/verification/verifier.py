@@ -98,7 +98,7 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
 
 
 def _measure(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> Any:
-    from ..axes.costs import measure  # noqa: PLC0415 - only where not injected
+    from ..axes.costs import measure
 
     return measure(model, input_shapes)
 
