@@ -6,7 +6,6 @@ a rule does not mention, everything around an operator without a rule, and the g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
@@ -49,9 +48,9 @@ class Collection:
 
     def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         self.model = model
-        bare = skeleton(model.proto)
+        bare = skeleton(model.proto, model.flat)
         self.view: View = view(model, bare)
-        self.shapes: Shapes = concrete_shapes(model.proto, input_shapes, bare)
+        self.shapes: Shapes = concrete_shapes(model.flat, bare, input_shapes)
         self.opset = max((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self.sizes: list[int] = []
         self.owner: list[tuple[Value, int] | None] = []
@@ -69,7 +68,7 @@ class Collection:
         self.ops: list[Op] = []
         self.without_rule: dict[str, int] = {}
         self._uses: dict[str, int] = {}
-        self.captured = self._captured_names()
+        self.captured = model.flat.captured | {o.name for o in model.proto.graph.output}
         self._run()
 
     # --- used by Op ---
@@ -111,7 +110,7 @@ class Collection:
         name = tensor.name
         if self._is_weight(tensor):
             shape = self.shapes.sizes.get(name) or ()
-            if self._uses.get(name, 0) > 1 and sum(d > 1 for d in shape) <= 1 and name not in self.captured:
+            if self._uses.get(name, 0) > 1 and sum(d > 1 for d in shape) <= 1 and name not in self._one_value:
                 value = self._weight(name)
                 if value is not None:
                     value.use = (node, slot)
@@ -130,19 +129,6 @@ class Collection:
             self._freeze_value(value, "a sparse constant, which cannot be cut", GRAPH)
         return value
 
-    def _captured_names(self) -> set[str]:
-        """Names that the bodies of If, Loop and Scan read: their axes cannot be followed into the body."""
-        names: set[str] = set()
-        stack = [a.g for n in self.model.proto.graph.node for a in n.attribute if a.HasField("g")]
-        while stack:
-            graph = stack.pop()
-            for node in graph.node:
-                names.update(node.input)
-                stack.extend(a.g for a in node.attribute if a.HasField("g"))
-            names.update(o.name for o in graph.output)
-        names.update(o.name for o in self.model.proto.graph.output)
-        return names
-
     # --- running ---
 
     def _run(self) -> None:
@@ -151,6 +137,7 @@ class Collection:
             for t in node.inputs:
                 if self._is_weight(t):
                     self._uses[t.name] = self._uses.get(t.name, 0) + 1
+        self._one_value = self.captured | self._read_in_functions()
         for what, tensors in (("input", graph.inputs), ("output", graph.outputs)):
             for t in tensors:
                 if t.name not in self.values:
@@ -162,6 +149,12 @@ class Collection:
         for name in sorted(self.captured):
             self._freeze_value(self.values.get(name), "read inside the body of a control-flow operator", GRAPH)
         self._freeze_leaked_sizes()
+
+    def _read_in_functions(self) -> set[str]:
+        """Names that functions or places without a node read: their uses cannot be told apart by renaming an input."""
+        inside = self.model.flat.function_bodies
+        pairs = zip(self.view.graph.nodes, self.view.places, strict=True)
+        return {t.name for node, place in pairs if place is None or place[0] in inside for t in node.inputs}
 
     def _run_node(self, index: int, node: gs.Node) -> None:
         inputs = [self._input(t, index, k) if t.name else None for k, t in enumerate(node.inputs)]
@@ -231,7 +224,8 @@ class Collection:
                 known = integers.get(t.name)
                 if known is None or not known.depends or (op.index, slot) in self.size_slots:
                     continue
-                if not any(self.shapes.is_dynamic(*d) for e in known.items for d in e.dims()):
+                runtime = any(self.shapes.is_dynamic(*d) for e in known.items for d in e.dims())
+                if not runtime and self.view.places[op.index] is not None:
                     self.pins.append((op.index, slot))
                     continue
                 self.freeze_dims(t.name, f"its size is used in arithmetic by {op.node.op} {op.node.name!r}", op.index)
@@ -266,14 +260,6 @@ class Collection:
                 found.setdefault(name, []).append(op.node.name or f"-> {made}")
         return found
 
-    def size_bindings(self) -> list[SizeBinding]:
-        """Give the bindings of single integers."""
-        return [b for b in self.bindings if isinstance(b, SizeBinding)]
-
     def axis_value(self, axis: int) -> tuple[Value, int] | None:
         """Give the value and position an axis belongs to; None for a local axis."""
         return self.owner[axis]
-
-    def n_elements(self, value: Value) -> int:
-        """Count the elements of a value."""
-        return math.prod(value.shape)

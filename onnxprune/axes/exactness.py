@@ -91,7 +91,12 @@ def _edges(collection: Collection, relations: list[Relation]) -> Edges:
 
 
 def _follow_zeros(
-    collection: Collection, node: int, mode: tuple[str, tuple[int, ...]], edges: Edges, zero: bytearray, frozen: set[int]
+    collection: Collection,
+    node: int,
+    mode: tuple[str, tuple[int, ...]],
+    edges: Edges,
+    zero: bytearray,
+    frozen: set[int],
 ) -> None:
     op = collection.ops[node]
     how, slots = mode

@@ -272,7 +272,7 @@ class Op:
         self._collection.hints.setdefault(axis.id, []).append((kind, self.index))
 
     def zeros(self, mode: Literal["all", "any", "always"], *slots: int) -> None:
-        """State when an output index is zero: when `all` of the inputs `slots` are zero there, `any` of them, or always.
+        """State when an output index is zero: when `all` of the inputs `slots` are, when `any` of them is, or always.
 
         Codes of a quantized tensor are zero where they are at its zero point.
         """
@@ -296,7 +296,8 @@ class Op:
             math.prod(self.x(s).shape) > 1 for s in (scale, zero_point) if s is not None and self.given(s)
         ):
             return
-        codes = Codes(names[0], names[1], None if spread is None else tuple(spread), bits, default)
+        block = int(self.attr("block_size", 0))
+        codes = Codes(names[0], names[1], None if spread is None else tuple(spread), bits, default, block)
         self._collection.codes.setdefault(tensor.name, codes)
 
     def macs(self, *axes: Axis) -> None:

@@ -125,8 +125,8 @@ class Codes:
     """A weight stored as integer codes: its values are (code - zero point) * scale.
 
     `scale` and `zero_point` name initializers, "" for none (1 and `default`). They are brought to the shape `spread`
-    (None: a single number) and each of its axes is stretched to the weight's. Below 8 `bits` the weight's last axis
-    holds several codes a byte, low bits first, and so does a zero point of bytes.
+    (None: a single number) and each of its axes is stretched to the weight's, by `block` or as often as it fits. Below
+    8 `bits` the weight's last axis holds several codes a byte, low bits first, and so does a zero point of bytes.
     """
 
     scale: str
@@ -134,6 +134,7 @@ class Codes:
     spread: tuple[int, ...] | None
     bits: int = 8
     default: int = 0
+    block: int = 0
 
 
 def overlapping(sizes: Sequence[int], r: Regroup) -> list[tuple[int, int]]:

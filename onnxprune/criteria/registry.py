@@ -89,7 +89,7 @@ def lamp(rows: Rows) -> Rows:
     Source: Lee et al., Layer-Adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, eq. 4, on whole rows.
     """
     energy = np.square(rows).sum(axis=1)
-    order = np.argsort(energy, kind="stable")
+    order = np.lexsort((-np.arange(len(energy)), energy))
     remaining = np.cumsum(energy[order][::-1])[::-1]
     score = np.empty(len(rows), dtype=np.float64)
     score[order] = energy[order] / np.maximum(remaining, np.finfo(np.float64).tiny)

@@ -45,7 +45,7 @@ def _unpacked(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     """Spread the codes in every byte along the last axis, low bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     parts = (array[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return parts.reshape(*array.shape[:-1], -1)
+    return np.asarray(parts.reshape(*array.shape[:-1], -1))
 
 
 def _stretched(parameter: Rows, codes: Codes, shape: tuple[int, ...]) -> Rows:
@@ -59,5 +59,5 @@ def _stretched(parameter: Rows, codes: Codes, shape: tuple[int, ...]) -> Rows:
     result = parameter.reshape(spread)
     for axis, (n, size) in enumerate(zip(spread, shape, strict=True)):
         if n > 1 and n != size:
-            result = np.repeat(result, -(-size // n), axis=axis).take(range(size), axis=axis)
+            result = np.repeat(result, codes.block or -(-size // n), axis=axis).take(range(size), axis=axis)
     return result

@@ -59,7 +59,7 @@ def _broadcast(*slots: int) -> ShapeRule:
 
 
 def _standard(op: str, *slots: int, last: bool | None = False) -> ShapeRule:
-    """Ask onnx about the standard operator of the same geometry; `last`: channels lie last (None: an attribute says)."""
+    """Ask onnx about the standard operator of the same geometry; `last`: channels lie last, None: as attributes say."""
 
     def rule(attributes: Attributes, x: Sequence[Shape]) -> list[Shape]:
         schema = defs.get_schema(op, 13, "")

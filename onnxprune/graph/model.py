@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper, numpy_helper
 
 from ..errors import ModelError, OptionError
+from .flatten import Flat, flatten
 
 SINGLE_FILE_LIMIT = 2_000_000_000
 _HARDWARE_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -47,18 +48,17 @@ class Model:
         return hashlib.sha256(self.raw if self.raw is not None else serialize(self.proto)).hexdigest()
 
     @cached_property
+    def flat(self) -> Flat:
+        """The model with all bodies laid open, for reading."""
+        return flatten(self.proto)
+
+    @property
     def tensors(self) -> dict[str, onnx.TensorProto]:
-        """Initializers and the values of Constant nodes of the main graph, by value name."""
-        found = {t.name: t for t in self.proto.graph.initializer}
-        for node in self.proto.graph.node:
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                for attribute in node.attribute:
-                    if attribute.name == "value" and attribute.type == onnx.AttributeProto.TENSOR:
-                        found[node.output[0]] = attribute.t
-        return found
+        """Initializers and the values of Constant nodes of all graphs, by flat name."""
+        return self.flat.tensors
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """Give the tensor `name` of the main graph as an array, read from external data when it lies there."""
+        """Give the tensor `name` as an array, read from external data when it lies there."""
         tensor = self.tensors[name]
         base = str(self.path.parent) if self.path is not None else ""
         try:

@@ -17,10 +17,11 @@ from onnx import defs, numpy_helper, shape_inference
 
 from ..errors import ModelError, OptionError, unknown_name
 from . import contrib, integers
+from .flatten import DOMAIN, Flat
 from .integers import IntTensor
-from .view import skeleton
 
 SMALL = integers.MAX_ELEMENTS
+ALL_AXES = frozenset(range(16))
 _INTEGERS = {6, 7, 9, 12}
 _FLOATS = {1, 10, 11}
 
@@ -56,17 +57,14 @@ SHAPE_KEEPERS = frozenset(
 
 
 def concrete_shapes(
-    proto: onnx.ModelProto,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    bare: onnx.ModelProto | None = None,
+    flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Shapes:
-    """Determine the shape of every value of the main graph.
+    """Determine the shape of every value of a flat graph.
 
-    `bare` is the model's skeleton when it was made before; it is used up.
+    `bare` is the skeleton of `flat`; it is used up.
     `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be given its own size.
     Raises `OptionError` for an unknown input or a contradiction, `ModelError` when shape inference fails.
     """
-    bare = skeleton(proto) if bare is None else bare
     graph = bare.graph
     initializers = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in initializers]
@@ -87,12 +85,13 @@ def concrete_shapes(
     sizes: dict[str, tuple[int, ...] | None] = {}
     for value in [*inferred.value_info, *inferred.output, *inferred.input]:
         sizes[value.name] = _shape_of(value)
-    for tensor in proto.graph.initializer:
-        sizes[tensor.name] = tuple(tensor.dims)
-    known = _known_integers(proto.graph)
-    for node in proto.graph.node:
+    for name, tensor in flat.tensors.items():
+        sizes[name] = tuple(tensor.dims)
+    known = _known_integers(flat)
+    for node in flat.nodes:
         if node.op_type == "Constant" and node.output[0] in known:
             sizes[node.output[0]] = known[node.output[0]].shape
+    dynamic.update((name, ALL_AXES) for name in flat.varying)
     types = _types(inferred)
     _fill(bare, sizes, known, types)
     elements = {n: t.tensor_type.elem_type for n, t in types.items() if t.HasField("tensor_type")}
@@ -160,7 +159,7 @@ def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
             found[value.name] = frozenset(k for k, d in enumerate(dims) if not _is_fixed(d))
     for node in bare.graph.node:
         for name in node.output:
-            found.setdefault(name, frozenset(range(16)))
+            found.setdefault(name, ALL_AXES)
     return found
 
 
@@ -231,13 +230,13 @@ def _may_carry_sizes(t: onnx.TensorProto) -> bool:
     return (n <= SMALL and t.data_type in _INTEGERS) or (n <= 8 and t.data_type in _FLOATS)
 
 
-def _known_integers(graph: onnx.GraphProto) -> dict[str, IntTensor]:
+def _known_integers(flat: Flat) -> dict[str, IntTensor]:
     """Read the small constants that may carry sizes."""
     known: dict[str, IntTensor] = {}
-    for t in graph.initializer:
+    for name, t in flat.tensors.items():
         if _may_carry_sizes(t) and _has_data(t):
-            known[t.name] = integers.from_array(numpy_helper.to_array(t))
-    for node in graph.node:
+            known[name] = integers.from_array(numpy_helper.to_array(t))
+    for node in flat.nodes:
         if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
             continue
         for a in node.attribute:
@@ -259,6 +258,8 @@ def _fill(
     for node in bare.graph.node:
         if node.op_type == "Constant":
             continue
+        if node.domain == DOMAIN:
+            _meet(node, sizes, types)
         if any(o and sizes.get(o) is None for o in node.output):
             _infer_node(bare, node, opsets, sizes, known, types)
         if node.op_type in SHAPE_KEEPERS and sizes.get(node.output[0]) is None:
@@ -271,6 +272,33 @@ def _fill(
                 known[node.output[0]] = result
                 if sizes.get(node.output[0]) is None:
                     sizes[node.output[0]] = result.shape
+
+
+def _meet(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...] | None], types: dict[str, onnx.TypeProto]) -> None:
+    """Give the values where bodies meet their surroundings their shapes; unknown where the sides differ."""
+    shapes = [sizes.get(n) for n in node.input]
+    attributes = {a.name: a.i for a in node.attribute}
+    output = node.output[0]
+    shape = shapes[0] if shapes else ()
+    if any(other != shape for other in shapes):
+        shape = None
+    if node.op_type == "Stack" and shape is not None:
+        at = attributes["axis"] % (len(shape) + 1)
+        shape = (*shape[:at], ROUNDS, *shape[at:])
+    elif node.op_type == "Unstack" and shape:
+        at = attributes["axis"] % len(shape)
+        shape = (*shape[:at], *shape[at + 1 :])
+    elif node.op_type == "Read":
+        shape = ()
+    sizes[output] = shape if sizes.get(output) is None else sizes[output]
+    known = next((types[n] for n in node.input if n in types), None)
+    if node.op_type == "Counter":
+        types[output] = onnx.helper.make_tensor_type_proto(attributes["elem_type"], ())
+    elif known is not None:
+        types[output] = known
+
+
+ROUNDS = 3
 
 
 def _attribute(a: onnx.AttributeProto) -> Any:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelError
+from .flatten import DOMAIN, Flat, Place
 from .model import Model
 
 KEEP_DATA_BELOW = 1024
@@ -23,33 +24,32 @@ KEEP_DATA_BELOW = 1024
 
 @dataclass(frozen=True)
 class View:
-    """`graph` holds the main graph's nodes in file order; `positions[i]` is node i's index in the proto's node list.
+    """`graph` holds the flat nodes of a model in order; `places[i]` says where node i lies in the proto.
 
-    graphsurgeon folds Constant nodes into constants, so the positions have gaps.
+    A place is (container, index), None for a node that only says how values of bodies meet.
     """
 
     graph: gs.Graph
-    positions: tuple[int, ...]
-    protos: tuple[onnx.NodeProto, ...]
+    places: tuple[Place | None, ...]
 
 
-def view(model: Model, proto: onnx.ModelProto | None = None) -> View:
+def view(model: Model, bare: onnx.ModelProto | None = None) -> View:
     """Build the view, from the model's `skeleton` when it was made before: analysis needs shapes, not weights."""
-    proto = skeleton(model.proto) if proto is None else proto
+    bare = skeleton(model.proto, model.flat) if bare is None else bare
     with _errors_only():
         try:
-            graph = gs.import_onnx(proto)
+            graph = gs.import_onnx(bare)
         except Exception as error:
             raise ModelError(f"{model.label}: the graph cannot be read ({type(error).__name__}: {error})") from error
-    by_output = {out: k for k, n in enumerate(model.proto.graph.node) for out in n.output if out}
-    positions = []
+    flat = model.flat
+    by_output = {out: place for n, place in zip(flat.nodes, flat.places, strict=True) for out in n.output if out}
+    places = []
     for node in graph.nodes:
         outputs = [t.name for t in node.outputs if t.name]
         if not outputs or outputs[0] not in by_output:
             raise ModelError(f"{model.label}: node {node.name!r} has no output")
-        positions.append(by_output[outputs[0]])
-    nodes = model.proto.graph.node
-    return View(graph, tuple(positions), tuple(nodes[p] for p in positions))
+        places.append(by_output[outputs[0]])
+    return View(graph, tuple(places))
 
 
 @contextlib.contextmanager
@@ -63,23 +63,27 @@ def _errors_only() -> Iterator[None]:
         G_LOGGER.severity = before
 
 
-def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model without the data of its large initializers (they keep type, name and dimensions)."""
+def skeleton(proto: onnx.ModelProto, flat: Flat) -> onnx.ModelProto:
+    """Make one flat graph without the data of large initializers (they keep type, name and dimensions)."""
     bare = onnx.ModelProto()
     bare.ir_version = proto.ir_version
     bare.opset_import.extend(proto.opset_import)
-    bare.functions.extend(proto.functions)
+    if any(place is None for place in flat.places):
+        bare.opset_import.add(domain=DOMAIN, version=1)
     graph, source = bare.graph, proto.graph
     graph.name = source.name
-    graph.node.extend(source.node)
+    graph.node.extend(flat.nodes)
     graph.input.extend(source.input)
     graph.output.extend(v for v in source.output if v.type.WhichOneof("value") != "optional_type")
-    graph.value_info.extend(source.value_info)
-    for tensor in source.initializer:
+    graph.value_info.extend(flat.value_info)
+    for name, tensor in flat.tensors.items():
+        if flat.tensor_places[name][1] != "initializer":
+            continue
         if tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > KEEP_DATA_BELOW:
-            graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            graph.initializer.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
         else:
             graph.initializer.append(tensor)
+            graph.initializer[-1].name = name
     _undecodable_strings_emptied(graph)
     return bare
 

@@ -1,7 +1,10 @@
 """Operator rules, one file per family. Importing this package registers them all."""
 
 from . import (
+    attention,
+    attention_ms,
     contraction,
+    control_flow,
     convolution,
     elementwise,
     fused,
@@ -13,10 +16,14 @@ from . import (
     recurrent,
     reduction,
     shapes,
+    skip_norm,
 )
 
 __all__ = [
+    "attention",
+    "attention_ms",
     "contraction",
+    "control_flow",
     "convolution",
     "elementwise",
     "fused",
@@ -28,4 +35,5 @@ __all__ = [
     "recurrent",
     "reduction",
     "shapes",
+    "skip_norm",
 ]

@@ -167,9 +167,9 @@ def dynamic_quantize_matmul(op: Op) -> None:
 
 def _quantized_product(op: Op, a: tuple[int, int | None, int | None], b: tuple[int, int | None, int | None]) -> None:
     """Describe a product of operands given as (codes, scale, zero point): rows of a and columns of b have their own."""
-    for (codes, *parameters), at in ((a, -2), (b, -1)):
+    for (codes, scale, zero_point), at in ((a, -2), (b, -1)):
         operand = op.x(codes)
-        for slot in parameters:
+        for slot in (scale, zero_point):
             if slot is None or not op.given(slot):
                 continue
             value = op.x(slot)
@@ -180,7 +180,7 @@ def _quantized_product(op: Op, a: tuple[int, int | None, int | None], b: tuple[i
                 if s.size == t.size:
                     op.tie(s, t)
                     op.role(s, "parameter")
-        _codes(op, codes, *parameters, max(at, -operand.ndim))
+        _codes(op, codes, scale, zero_point, max(at, -operand.ndim))
     product(op, op.x(a[0]), op.x(b[0]))
 
 

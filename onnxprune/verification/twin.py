@@ -142,7 +142,9 @@ class _Edit:
     def _zero_point(self, use: Use) -> str:
         reader = code_reader(use, self.uses)
         slot = ZERO_POINT_SLOT[reader.node.op_type, reader.slot] if reader is not None else None
-        return reader.node.input[slot] if reader is not None and slot is not None and len(reader.node.input) > slot else ""
+        if reader is None or slot is None or len(reader.node.input) <= slot:
+            return ""
+        return reader.node.input[slot]
 
     def _absent(self, original: Array, use: Use) -> Array:
         """Give, for every entry, the value that stands for nothing: zero, or a quantized weight's zero point."""
@@ -156,13 +158,14 @@ class _Edit:
         if use.node.op_type == "DynamicQuantizeLSTM":
             # One zero point per direction, or per direction and gate row. Source: com.microsoft.DynamicQuantizeLSTM.
             return np.broadcast_to(point.reshape(point.shape[0], 1, -1), original.shape)
-        axis = _channel_axis(use.node, original.ndim)
+        axis = _channel_axis(use, original.ndim)
         if point.ndim == 1:
             shape = [1] * original.ndim
             shape[axis] = point.size
             return np.broadcast_to(point.reshape(shape), original.shape)
         # Blocked: one zero point per block along the axis. Source: DequantizeLinear-21, block_size.
-        block = -(-original.shape[axis] // point.shape[axis])
+        block = next((a.i for a in use.node.attribute if a.name == "block_size"), 0)
+        block = block or -(-original.shape[axis] // point.shape[axis])
         spread = np.repeat(point, block, axis=axis)
         return np.take(spread, range(original.shape[axis]), axis=axis)
 
@@ -173,11 +176,13 @@ def _zero(array: Array, zeros: Sequence[tuple[int, tuple[int, ...]]], absent: Ar
     return array
 
 
-def _channel_axis(node: onnx.NodeProto, rank: int) -> int:
-    """Axis of a 1-D zero point: the attribute, else DequantizeLinear's 1, a convolution's 0, a product's last."""
-    given = next((a.i for a in node.attribute if a.name == "axis"), None)
-    if given is not None:
-        return int(given) % rank
-    if node.op_type == "DequantizeLinear":
+def _channel_axis(use: Use, rank: int) -> int:
+    """Axis of a 1-D zero point: the attribute, else DequantizeLinear's 1, a convolution's 0, a product's free axis."""
+    attributes = {a.name: a.i for a in use.node.attribute}
+    if "axis" in attributes:
+        return int(attributes["axis"]) % rank
+    if use.node.op_type == "DequantizeLinear":
         return 1 % rank
-    return 0 if "Conv" in node.op_type else rank - 1
+    if "Conv" in use.node.op_type or attributes.get("transB"):
+        return 0
+    return max(rank - 2, 0) if use.slot == 0 else rank - 1
