@@ -12,13 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from .axes.analysis import Analysis, analyze_model
-from .axes.costs import change as change
+from .axes.costs import change
 from .errors import OptionError
 from .graph import model as files
 from .graph.model import Model
 from .planfile import Plan
 from .select.choose import Options, choose
-from .select.eligible import eligible as eligible
+from .select.eligible import eligible
+
+__all__ = [
+    "PruneResult",
+    "analyze",
+    "apply",
+    "change",
+    "eligible",
+    "load",
+    "mask",
+    "plan",
+    "prune",
+    "refuse_source",
+    "save",
+    "verify",
+    "write_text",
+]
 
 InputShapes = Mapping[str, Sequence[int]]
 refuse_source = files.refuse_source
@@ -183,7 +199,7 @@ def prune(
     smaller = apply(analysis, decided)
     report = None
     if verify and not decided.empty:
-        report = globals()["verify"](source, smaller, plan=decided, input_shapes=decided.input_shapes or None)
+        report = globals()["verify"](source, smaller, plan=decided, input_shapes=input_shapes)
         report.raise_if_failed()
     if output is not None:
         save(smaller, output)

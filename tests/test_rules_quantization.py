@@ -408,6 +408,33 @@ def test_a_qlinear_network(vector: bool) -> None:
     assert shape_of(result, "w") == (5, 13)
 
 
+@pytest.mark.parametrize("product", ["conv", "gemm"])
+def test_a_removed_integer_bias_is_zero(product: str) -> None:
+    """Behind the layer its range is taken, which a bias left standing would move."""
+    q = QLinear()
+    weight = np.repeat(np.array([[1], [100]], dtype=np.int8), 6, axis=0)
+    q.tensors |= {"w": np.tile(weight, 3), "ws": number(0.01), "wz": number(0, np.int8)}
+    q.tensors["b"] = np.repeat(np.array([16000, 0], dtype=np.int32), 6)
+    if product == "conv":
+        shapes = ((2, 3, 4, 4), (2, 5, 4, 4))
+        q.tensors |= {"w": q.tensors["w"].reshape(12, 3, 1, 1), "v": codes(5, 12, 1, 1, low=0, dtype=np.uint8)}
+        q.nodes.append(node("QLinearConv", "xq s z w ws wz s z b", "a"))
+        reader = node("ConvInteger", "hq v hz", "i")
+    else:
+        shapes = ((4, 3), (4, 5))
+        q.tensors["v"] = codes(12, 5, low=0, dtype=np.uint8)
+        q.ms("QGemm", "xq s z w ws wz b s z", "a", transB=1)
+        reader = node("MatMulInteger", "hq v hz", "i")
+    q.nodes += [
+        node("DequantizeLinear", "a s z", "h"),
+        node("DynamicQuantizeLinear", "h", "hq hs hz"),
+        reader,
+        node("Cast", "i", "f", to=T.FLOAT),
+        node("Mul", "f hs", "y"),
+    ]
+    pruned_as_masked(model_of(q.nodes, q.tensors, *shapes))
+
+
 def test_a_grouped_qlinear_convolution() -> None:
     q = QLinear()
     q.conv("xq", "a", 12, 3)

@@ -139,9 +139,9 @@ class Analysis:
         order = {name: k for k, name in enumerate(self.model.tensors)}
         chosen: dict[int, list[Member]] = {}
         for g, units in enumerate(unit_lists):
-            if len(units) > 1 and any(self._is_weight(m.initializer) for m in members.get(g, ())):
+            if len(units) > 1 and any(self._carries_weight(m) for m in members.get(g, ())):
                 chosen[g] = sorted(members[g], key=lambda m: _canonical(m, order))
-        ranked = sorted(chosen, key=lambda g: (_canonical(chosen[g][0], order), _first_index(chosen[g][0]).tolist()))
+        ranked = sorted(chosen, key=lambda g: (_canonical(chosen[g][0], order), _outer_first(chosen[g][0])))
         kinds = {g: kind_of(hints.get(g, []), bool(inexact.get(g))) for g in ranked}
         ids = group_ids(self.collection, {g: chosen[g] for g in ranked}, kinds)
         return tuple(
@@ -251,6 +251,11 @@ class Analysis:
                     rows.append(Locked(value.name, k, axis.size, self.chain(axis.id).reason))
         return tuple(rows)
 
+    def _carries_weight(self, member: Member) -> bool:
+        """Say whether a member is more than a vector that goes along with a layer."""
+        dims = self.model.tensors[member.initializer].dims
+        return self._is_weight(member.initializer) and (member.role != "parameter" or sum(d > 1 for d in dims) > 1)
+
     def _is_weight(self, name: str) -> bool:
         tensor = self.model.tensors.get(name)
         return tensor is not None and tensor.data_type in (1, 2, 3, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23)
@@ -286,6 +291,12 @@ def _first_index(member: Member) -> Labels:
     first = np.full(int(member.unit.max(initial=0)) + 1, len(member.unit), dtype=np.int64)
     np.minimum.at(first, member.unit[index], index)
     return first
+
+
+def _outer_first(member: Member) -> tuple[int, int, list[int]]:
+    """Order groups along one axis by where they begin; of two factors the outer one comes first."""
+    first = sorted(_first_index(member).tolist())
+    return first[0], -first[1], first
 
 
 def _group(

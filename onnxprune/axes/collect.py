@@ -16,7 +16,7 @@ from ..graph.shapes import Shapes, concrete_shapes
 from ..graph.view import View, skeleton, view
 from ..registry import Registry
 from .op import Op, Unruly, Value
-from .relations import Axis, Binding, Codes, Freeze, Relation, SizeBinding
+from .relations import Axis, Binding, Codes, Freeze, Relation
 
 Rule = Callable[[Op], None]
 GRAPH = -1

@@ -179,7 +179,7 @@ def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str
             plan=plan,
             data=given["data"],
             seed=given["seed"] or 0,
-            input_shapes=plan.input_shapes or None,
+            input_shapes=dict(given["input_shapes"] or {}) or None,
             measure=Meter(analysis),
         )
         return verdict

@@ -18,11 +18,13 @@ def input_sizes(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     batch: int = BATCH,
+    length: int | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Give every input a full shape; axes with the same symbol get the same size wherever they occur.
 
-    A size in `input_shapes` wins and binds its symbol. Else: a first axis is `batch`, images are 64 by 64, axes that
-    count what a cache already holds are 0, all others 16. Raises `OptionError` for an unknown input and for a shape
+    A size in `input_shapes` wins and binds its symbol. Else: a first axis is `batch`, as is the second of a state like
+    (layers, n, width); images are 64 by 64, axes that count what a cache already holds are 0, all others 16. With
+    `length`, images and all others take that. Raises `OptionError` for an unknown input and for a shape
     that contradicts the model.
     """
     given = dict(input_shapes or {})
@@ -42,7 +44,7 @@ def input_sizes(
                 f"input {spec.name!r} has no shape in the model; say one: --input-shape {spec.name}=1,3,224,224"
             )
         else:
-            shapes[spec.name] = tuple(_size(spec, axis, symbols, batch) for axis in range(len(spec.shape)))
+            shapes[spec.name] = tuple(_size(spec, axis, symbols, (batch, length)) for axis in range(len(spec.shape)))
     return shapes
 
 
@@ -60,7 +62,10 @@ def _bind(spec: InputSpec, sizes: Sequence[int], symbols: dict[str, int]) -> Non
             raise OptionError(f"{where}: axis {axis} is {dim!r}, which another input shape sets to {symbols[dim]}")
 
 
-def _size(spec: InputSpec, axis: int, symbols: dict[str, int], batch: int) -> int:
+Guess = tuple[int, int | None]
+
+
+def _size(spec: InputSpec, axis: int, symbols: dict[str, int], batch: Guess) -> int:
     assert spec.shape is not None
     dim = spec.shape[axis]
     if isinstance(dim, int):
@@ -77,20 +82,23 @@ def _size(spec: InputSpec, axis: int, symbols: dict[str, int], batch: int) -> in
     return symbols[dim]
 
 
-def _term(spec: InputSpec, axis: int, symbol: str, symbols: dict[str, int], batch: int) -> int:
+def _term(spec: InputSpec, axis: int, symbol: str, symbols: dict[str, int], batch: Guess) -> int:
     return symbols.setdefault(symbol, _guess(spec, axis, symbol.lower(), batch))
 
 
-def _guess(spec: InputSpec, axis: int, symbol: str, batch: int) -> int:
+def _guess(spec: InputSpec, axis: int, symbol: str, guess: Guess) -> int:
     assert spec.shape is not None
+    batch, length = guess
     rank = len(spec.shape)
+    first = spec.shape[0] if rank else None
+    is_state = rank == 3 and axis == 1 and isinstance(first, int) and first > 1 and isinstance(spec.shape[2], int)
     if "past" in symbol and "total" not in symbol:
         return 0
-    if "batch" in symbol or axis == 0:
+    if "batch" in symbol or axis == 0 or is_state:
         return batch
     image = rank == 4 and spec.dtype.kind == "f"
     if image and "seq" not in symbol:
         if spec.shape[3] in (1, 3, 4) and spec.shape[1] not in (1, 3, 4):
-            return IMAGE if axis in (1, 2) else CHANNELS
-        return IMAGE if axis in (2, 3) else CHANNELS
-    return SEQUENCE
+            return (length or IMAGE) if axis in (1, 2) else CHANNELS
+        return (length or IMAGE) if axis in (2, 3) else CHANNELS
+    return length or SEQUENCE

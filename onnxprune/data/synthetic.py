@@ -34,6 +34,7 @@ def random_feeds(
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int = BATCH,
+    length: int | None = None,
 ) -> list[Feed]:
     """Draw `n` feeds; the same arguments give the same feeds.
 
@@ -41,7 +42,7 @@ def random_feeds(
     lengths are those of the sequence axis. Dynamic axes: see `sizes.input_sizes`.
     """
     specs = input_specs(model)
-    shapes = input_sizes(specs, input_shapes, batch=batch)
+    shapes = input_sizes(specs, input_shapes, batch=batch, length=length)
     limits = _limits(model, specs)
     rng = np.random.default_rng(seed)
     return [{spec.name: _draw(spec, shapes, limits, rng) for spec in specs} for _ in range(n)]

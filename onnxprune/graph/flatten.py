@@ -36,8 +36,8 @@ class Flat:
     `places[i]` is (container, index) of flat node i, None for a node that only says how values meet. `tensors` are the
     initializers and Constant values of all graphs by flat name, with `tensor_places` (container, "initializer" |
     "constant", index). `varying` holds values whose sizes may change from round to round. `captured` are names that
-    bodies which stay closed read. `function_bodies` are the containers that are bodies of functions. `flat_names[container]` gives the flat name
-    of every name of a body.
+    bodies which stay closed read. `function_bodies` are the containers that are bodies of functions.
+    `flat_names[container]` gives the flat name of every name of a body.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -120,8 +120,8 @@ class _Flattener:
         return flat
 
     def _emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int) -> None:
-        node = onnx.helper.make_node(op, list(inputs), list(outputs), domain=DOMAIN, **attributes)
-        node.name = outputs[0]
+        node = onnx.helper.make_node(op, list(inputs), list(outputs), outputs[0], domain=DOMAIN)
+        node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
         self.flat.nodes.append(node)
         self.flat.places.append(None)
 
@@ -268,7 +268,7 @@ class _Flattener:
         container = self._enter_container()
         self.flat.function_bodies.add(container)
         inside = {n: names.get(v, v) for n, v in zip(function.input, node.input, strict=False)}
-        inside |= {n: "" for n in function.input[len(node.input) :]}
+        inside |= dict.fromkeys(function.input[len(node.input) :], "")
         attributes = {a.name: a for a in function.attribute_proto} | {a.name: a for a in node.attribute}
         produced = {o for n in function.node for o in n.output}
         for name, inner_name in zip(node.output, function.output, strict=False):

@@ -255,6 +255,7 @@ _PICKS: dict[str, Callable[[Positions, Mapping[str, Any], Tensors], Positions]] 
     "Squeeze": lambda index, attributes, inputs: np.squeeze(index, _axes(attributes, inputs)),
     "Unsqueeze": lambda index, attributes, inputs: np.expand_dims(index, _axes(attributes, inputs) or ()),
     "Reshape": lambda index, _, inputs: index.reshape(_known(inputs, 1).values),
+    "Transpose": lambda index, attributes, _: np.transpose(index, attributes.get("perm")),
     "Expand": lambda index, _, inputs: index * np.ones(_known(inputs, 1).values, dtype=np.int64),
     "Gather": _gathered,
     "Slice": _sliced,

@@ -56,19 +56,46 @@ SHAPE_KEEPERS = frozenset(
 )  # fmt: skip
 
 
+# Other sizes to try for dynamic axes when the usual ones leave shapes unknown or tensors empty.
+LENGTHS = (48, 576, 4096)
+
+
 def concrete_shapes(
     flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Shapes:
     """Determine the shape of every value of a flat graph.
 
-    `bare` is the skeleton of `flat`; it is used up.
-    `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be given its own size.
+    `bare` is the skeleton of `flat`. `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be
+    given its own size. Where usual sizes do not suit the model, others are tried.
     Raises `OptionError` for an unknown input or a contradiction, `ModelError` when shape inference fails.
     """
+    best: tuple[int, Shapes] | None = None
+    for length in (None, *LENGTHS):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(bare)
+        shapes = _shapes_at(flat, copy, input_shapes, length)
+        gaps = _gaps(flat, shapes)
+        if best is None or gaps < best[0]:
+            best = gaps, shapes
+        if not gaps or not shapes.input_shapes:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _gaps(flat: Flat, shapes: Shapes) -> int:
+    """Count the values of unknown shape, or without elements."""
+    sizes = (shapes.sizes.get(name) for node in flat.nodes for name in node.output if name)
+    return sum(size is None or 0 in size for size in sizes)
+
+
+def _shapes_at(
+    flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, length: int | None
+) -> Shapes:
     graph = bare.graph
     initializers = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in initializers]
-    symbols, chosen = _choose_sizes(inputs, dict(input_shapes or {}))
+    symbols, chosen = _choose_sizes(inputs, dict(input_shapes or {}), length)
     has_dynamic = bool(symbols) or any(not _static(v) for v in inputs)
     dynamic: dict[str, frozenset[int]] = {}
     if has_dynamic:
@@ -99,7 +126,7 @@ def concrete_shapes(
 
 
 def _choose_sizes(
-    inputs: Sequence[onnx.ValueInfoProto], given: dict[str, Sequence[int]]
+    inputs: Sequence[onnx.ValueInfoProto], given: dict[str, Sequence[int]], length: int | None
 ) -> tuple[dict[str, int], dict[str, list[int]]]:
     """Give every symbol a size, and every input a full shape."""
     by_name = {v.name: v for v in inputs}
@@ -129,7 +156,7 @@ def _choose_sizes(
                     where = f"axis {k} of input {value.name!r}"
                     raise OptionError(f"{where}: {size} contradicts another axis of that name, or is below 1")
             else:
-                size = symbols.get(d.dim_param) or _default_size(k, len(dims), tensor.elem_type)
+                size = symbols.get(d.dim_param) or _default_size(k, dims, tensor.elem_type, length)
             if d.dim_param:
                 symbols[d.dim_param] = size
             shape.append(size)
@@ -137,13 +164,17 @@ def _choose_sizes(
     return symbols, chosen
 
 
-def _default_size(axis: int, rank: int, elem_type: int) -> int:
-    """Pick a size for a dynamic axis: images keep a multiple of 32 on their spatial axes."""
-    if axis == 0:
+def _default_size(
+    axis: int, dims: Sequence[onnx.TensorShapeProto.Dimension], elem_type: int, length: int | None
+) -> int:
+    """Pick a size for a dynamic axis: one sample; images keep a multiple of 32 on their spatial axes."""
+    rank = len(dims)
+    is_state = rank == 3 and axis == 1 and dims[0].dim_value > 1 and _is_fixed(dims[2])
+    if axis == 0 or is_state:
         return 1
     if rank >= 4 and axis >= 2 and elem_type in (1, 10, 11, 16):
-        return 224
-    return 16
+        return length or 224
+    return length or 16
 
 
 def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:

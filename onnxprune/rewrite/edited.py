@@ -105,7 +105,7 @@ class Edited:
         return unique
 
     def declarations(self) -> Iterator[tuple[str, onnx.ValueInfoProto]]:
-        """List the declared shapes that may be edited, by flat name: not those of the graph's own inputs and outputs."""
+        """List the declared shapes that may be edited, by flat name; the graph's own inputs and outputs stay."""
         initializers = {t.name for t in self.proto.graph.initializer}
         for container, names in enumerate(self.source.flat.flat_names):
             body = self.body(container)

@@ -195,7 +195,7 @@ def rotary(op: Op) -> None:
 
 
 def turn(op: Op, slots: tuple[int, int, int, int], n_heads: int, turned: int) -> None:
-    """Describe a rotary embedding; `slots` are those of x, cos, sin and the positions, `turned` the indices per head."""
+    """Describe a rotary embedding; `slots` hold x, cos, sin and the positions, `turned` counts indices per head."""
     x = op.x(slots[0])
     op.otherwise = "positions pick from it"
     op.broadcast(slots=[slots[0]])

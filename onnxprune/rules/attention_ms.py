@@ -151,7 +151,7 @@ class MultiHead(NamedTuple):
 
 @op_rule("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(op: Op) -> None:
-    """q: (n, t, h*d) | (n, s, h, 3, d)  k: (n, s, h*d) | (n, s, h, 2, d) | (n, h, s, d)  v: (n, s, h*e)  y: (n, t, h*e).
+    """q: (n, t, h*d) | (n, t, h, 3, d)  k: (n, s, h*d) | (n, s, h, 2, d) | (n, h, s, d)  v: as k (e)  y: (n, t, h*e).
 
     Split the hidden axes into heads; contract d; the bias (h*d + h*d + h*e) is three ranges. Past and present keys
     and values are (n, h, m, d | e). Without `scale` it is 1/sqrt(d), of the d before.
@@ -169,59 +169,24 @@ def decoder_masked_attention(op: Op) -> None:
 
 
 def _multi_head(op: Op, slots: MultiHead) -> None:
-    q, y = op.x(0), op.y()
-    key, value = (op.x(s) if op.given(s) else None for s in (1, 2))
-    n = int(op.attr("num_heads"))
+    y = op.y()
     op.otherwise = POSITIONS
     if op.given(slots.beams):
         raise Unruly("its cache is read through an indirection")
     past = op.given(slots.past)
-    if q.ndim == 5 and key is None and value is None:
-        heads = make_heads(op, n, n, q.shape[4], q.shape[4])
-        steps = Steps(q[0], q[1], q[1], None if past else q[1])
-        op.tie(q[2], heads.query)
-        op.tie(q[4], heads.q_size)
-        op.tie(q[4], heads.v_size)
-    elif q.ndim == 3 and key is not None and key.ndim == 5 and value is None:
-        heads = make_heads(op, n, n, key.shape[4], key.shape[4])
-        steps = Steps(q[0], q[1], key[1], None if past else key[1])
-        op.tie(key[2], heads.key)
-        op.tie(key[4], heads.k_size)
-        op.tie(key[4], heads.v_size)
-    elif q.ndim == 3 and key is not None and value is not None and key.ndim == value.ndim == 4:
-        heads = make_heads(op, n, n, key.shape[3], value.shape[3])
-        steps = Steps(q[0], q[1], key[2], None if past else key[2])
-        for kept, size in ((key, heads.k_size), (value, heads.v_size)):
-            op.ties((kept[1], kept[2], kept[3]), (heads.key, steps.key, size))
-    elif q.ndim == 3 and key is not None and value is not None and key.ndim == value.ndim == 3:
-        heads = make_heads(op, n, n, share(op, key.shape[2], n), share(op, value.shape[2], n))
-        steps = Steps(q[0], q[1], key[1], None if past else key[1])
-        op.tie(value[1], steps.key)
-        op.regroup([key[2]], [heads.key, heads.k_size])
-        op.regroup([value[2]], [heads.key, heads.v_size])
-    else:
-        raise Unruly("queries, keys and values are packed in a way no rule knows")
-    if q.ndim == 3:
-        op.regroup([q[2]], [heads.query, heads.q_size])
-    for x in (key, value, y):
-        if x is not None:
-            op.tie(x[0], steps.batch)
+    heads, steps = _packing(op, past)
+    for value in (*(op.x(s) for s in (1, 2) if op.given(s)), y):
+        op.tie(value[0], steps.batch)
     op.tie(y[1], steps.query)
     op.regroup([y[2]], [heads.query, heads.v_size])
     if op.given(slots.bias):
-        if key is not None and key.ndim == 4:
+        if op.given(1) and op.x(1).ndim == 4:
             raise Unruly("a bias is added to keys that are projected already")
         _three(op, op.x(slots.bias)[0], heads)
         op.role(op.x(slots.bias)[0], "parameter")
     attend(op, heads, steps)
     bias_scores(op, slots.attention_bias, heads, steps)
-    for slot, size in ((slots.past, heads.k_size), (slots.past + 1, heads.v_size)):
-        if op.given(slot):
-            cache(op, op.x(slot), steps, heads.key, size)
-    for slot, size in ((1, heads.k_size), (2, heads.v_size)):
-        kept = output(op, slot)
-        if kept is not None:
-            cache(op, kept, steps, heads.key, size)
+    _caches(op, slots.past, heads, steps)
     scores(op, 3, heads, steps)
     alone = sum(o is not None for o in op.outputs) == 1
     if past or not alone or op.given(slots.mask) or op.attr("unidirectional", 0):
@@ -231,6 +196,45 @@ def _multi_head(op: Op, slots: MultiHead) -> None:
     if alone:
         values = next(s for s in (2, 1, 0) if op.given(s))
         op.zeros("all", values, *([slots.bias] if op.given(slots.bias) else []))
+
+
+def _packing(op: Op, past: bool) -> tuple[Heads, Steps]:
+    """Divide queries, keys and values, apart or packed along an axis of two or three, into heads."""
+    q, n = op.x(0), int(op.attr("num_heads"))
+    key, value = (op.x(s) if op.given(s) else None for s in (1, 2))
+    packed = q if q.ndim == 5 and key is None else key if key is not None and key.ndim == 5 else None
+    if packed is not None and value is None:
+        heads = make_heads(op, n, n, packed.shape[4], packed.shape[4])
+        key_steps = packed[1]
+        op.tie(packed[2], heads.key)
+        op.tie(packed[4], heads.q_size if packed is q else heads.k_size)
+        op.tie(packed[4], heads.v_size)
+    elif q.ndim == 3 and key is not None and value is not None and key.ndim == value.ndim == 4:
+        heads = make_heads(op, n, n, key.shape[3], value.shape[3])
+        key_steps = key[2]
+        for kept, size in ((key, heads.k_size), (value, heads.v_size)):
+            op.ties(kept.axes[1:], (heads.key, key_steps, size))
+    elif q.ndim == 3 and key is not None and value is not None and key.ndim == value.ndim == 3:
+        heads = make_heads(op, n, n, share(op, key.shape[2], n), share(op, value.shape[2], n))
+        key_steps = key[1]
+        op.tie(value[1], key_steps)
+        op.regroup([key[2]], [heads.key, heads.k_size])
+        op.regroup([value[2]], [heads.key, heads.v_size])
+    else:
+        raise Unruly("queries, keys and values are packed in a way no rule knows")
+    if q.ndim == 3:
+        op.regroup([q[2]], [heads.query, heads.q_size])
+    return heads, Steps(q[0], q[1], key_steps, None if past else key_steps)
+
+
+def _caches(op: Op, past: int, heads: Heads, steps: Steps) -> None:
+    """Describe past keys and values, from the slot `past` on, and the present ones, outputs 1 and 2."""
+    for k, size in enumerate((heads.k_size, heads.v_size)):
+        if op.given(past + k):
+            cache(op, op.x(past + k), steps, heads.key, size)
+        kept = output(op, 1 + k)
+        if kept is not None:
+            cache(op, kept, steps, heads.key, size)
 
 
 @op_rule("GroupQueryAttention", domain=MICROSOFT)
@@ -265,10 +269,7 @@ def group_query_attention(op: Op) -> None:
     attend(op, heads, steps)
     _head_blocks(op, heads)
     bias_scores(op, 10, heads, steps)
-    for slot, width in ((3, heads.k_size), (4, heads.v_size)):
-        for kept in (op.x(slot) if op.given(slot) else None, output(op, slot - 2)):
-            if kept is not None:
-                cache(op, kept, steps, heads.key, width)
+    _caches(op, 3, heads, steps)
     scores(op, 3, heads, steps)
     if op.given(11):
         op.tie(op.x(11)[0], heads.query)

@@ -364,6 +364,8 @@ def dynamic_quantize_lstm(op: Op) -> None:
     """x: (t, n, i)  w: (d, i, 4*h)  r: (d, h, 4*h)  scales, zero points: (d) or (d, 4*h)  y: (t, d, n, h).
 
     As LSTM, with the gates on the last axis of the weights. x and the hidden state are quantized by their ranges.
+    onnxruntime takes the hidden state's range over the rows that share a thread, and shares rows out by the hidden
+    size: with several threads and rows, a narrower layer rounds in other places.
     """
     hidden = layer(op, 4, rows=2, columns=1)
     for slot in range(8, 12):

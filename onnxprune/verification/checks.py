@@ -25,9 +25,19 @@ class Check:
     detail: str = ""
 
 
-def check_valid(model: Model) -> Check:
-    """Run onnx.checker; tensors in data files, and those of models over 2 GB, are checked for their size here."""
+def check_valid(original: Model, pruned: Model) -> Check:
+    """Run onnx.checker, which the pruned model must pass if the original does."""
     name = "checker"
+    problem = _invalid(pruned)
+    if problem is None:
+        return Check(name, True)
+    if _invalid(original) is not None:
+        return Check(name, True, f"the original does not pass either: {problem}")
+    return Check(name, False, problem)
+
+
+def _invalid(model: Model) -> str | None:
+    """Say what onnx.checker finds; tensors in data files, and those of models over 2 GB, are checked for size here."""
     large = sum(len(held.tensor.raw_data) for held in held_tensors(model.proto).values()) >= SINGLE_FILE_LIMIT
     try:
         proto = model.proto
@@ -35,12 +45,12 @@ def check_valid(model: Model) -> Check:
             for key, held in held_tensors(proto).items():
                 raw = held.tensor.raw_data
                 if raw and len(raw) != tensor_nbytes(held.tensor):
-                    return Check(name, False, f"tensor {key!r} holds {len(raw)} bytes, which do not fit its shape")
+                    return f"tensor {key!r} holds {len(raw)} bytes, which do not fit its shape"
             proto = skeleton(proto, keep_dims=False)
         onnx.checker.check_model(serialize(proto))
     except (onnx.checker.ValidationError, EncodeError, ModelError, ValueError) as error:
-        return Check(name, False, _first_line(error))
-    return Check(name, True)
+        return _first_line(error)
+    return None
 
 
 def check_shapes(original: Model, pruned: Model) -> Check:

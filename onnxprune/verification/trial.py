@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from ..axes.costs import change
 from ..data import Data, Feed, input_specs
 from ..errors import ModelError
 from ..graph.model import Model
@@ -18,7 +19,6 @@ from .figures import agreement_figures
 from .latency import measure_latency
 from .metric import Metric
 from .session import open_session, output_names, run
-from .verdict import change
 
 TWIN_FEEDS = 16
 

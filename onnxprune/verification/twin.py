@@ -144,7 +144,7 @@ class _Edit:
         slot = ZERO_POINT_SLOT[reader.node.op_type, reader.slot] if reader is not None else None
         if reader is None or slot is None or len(reader.node.input) <= slot:
             return ""
-        return reader.node.input[slot]
+        return str(reader.node.input[slot])
 
     def _absent(self, original: Array, use: Use) -> Array:
         """Give, for every entry, the value that stands for nothing: zero, or a quantized weight's zero point."""

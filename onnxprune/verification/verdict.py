@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..axes.costs import change as change
 from ..errors import VerificationError
 from .checks import Check
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
+from ..axes.costs import change
 from ..data import Data, load_data, random_feeds
 from ..errors import ModelError, OptionError
 from ..graph.model import Model, load
@@ -19,7 +21,7 @@ from .session import open_session, run
 from .tensors import graphs, held_tensors
 from .trial import Trial
 from .twin import masked_twin
-from .verdict import Verdict, change
+from .verdict import Verdict
 
 RTOL = 1e-3
 RTOL_REDUCED = 1e-2
@@ -67,9 +69,9 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
         rtol = RTOL_REDUCED if _rounds(before) else RTOL
     figure = load_metric(metric) if metric is not None else None
     session = open_session(before, threads=threads)
-    feeds = _feeds(before, session, data, seed, shapes)
+    feeds = _feeds(before, session, data, seed, (input_shapes, shapes))
     trial = Trial(before, after, session, feeds, threads)
-    checks = [check_valid(after), check_shapes(before, after), check_interface(before, after)]
+    checks = [check_valid(before, after), check_shapes(before, after), check_interface(before, after)]
     if decided is not None:
         checks.append(check_slices(before, after, decided, recovered=recovered))
         checks.append(check_unlisted(before, after, decided, recovered=recovered))
@@ -127,22 +129,39 @@ def _rounds(model: Model) -> bool:
     return quantizes or any(kind in _REDUCED for kind in weights + inputs)
 
 
+# Sizes to try for dynamic axes when a model does not run at the usual ones: text lines, crops, audio frames.
+LENGTHS = (48, 32, 128, 224, 256, 320, 512, 576, 640, 1024, 4096, 16000)
+
+
 def _feeds(
-    model: Model, session: ort.InferenceSession, data: Any, seed: int, shapes: Mapping[str, Sequence[int]] | None
+    model: Model,
+    session: ort.InferenceSession,
+    data: Any,
+    seed: int,
+    shapes: tuple[Mapping[str, Sequence[int]] | None, Mapping[str, Sequence[int]] | None],
 ) -> Data:
+    """Load the data, or draw feeds of a shape that the model runs on.
+
+    `shapes` are those the caller states and those the plan was made at. A model may name its axes and yet take
+    certain sizes only. The plan's own sizes come after others: a size that was written into the graph by mistake shows
+    at any other.
+    """
+    stated, planned = shapes
     if data is not None:
-        return load_data(data, model, seed=seed, input_shapes=shapes)
-    for batch in (2, 1):
-        # A model may name its batch axis and yet take one sample only.
-        feeds = random_feeds(model, RANDOM_FEEDS, seed=seed, input_shapes=shapes, batch=batch)
+        return load_data(data, model, seed=seed, input_shapes=stated)
+    tries: list[tuple[Mapping[str, Sequence[int]] | None, int, int | None]] = [(stated, 2, None), (stated, 1, None)]
+    tries += [(planned, 1, None), *((stated, 1, n) for n in LENGTHS)]
+    problem: ModelError | None = None
+    for wanted, batch, length in tries:
+        feeds = random_feeds(model, RANDOM_FEEDS, seed=seed, input_shapes=wanted, batch=batch, length=length)
         try:
             run(session, feeds[0], model.label)
-        except ModelError:
-            if batch == 1:
-                raise
+        except ModelError as error:
+            problem = problem or error
         else:
-            break
-    return Data(f"random:{RANDOM_FEEDS}", lambda: iter(feeds), len(feeds))
+            return Data(f"random:{RANDOM_FEEDS}", partial(iter, feeds), len(feeds))
+    assert problem is not None
+    raise problem
 
 
 def _twin(before: Model, after: Model, plan: Plan | None, *, recovered: bool) -> tuple[Model | None, str | None]:
