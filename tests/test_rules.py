@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-import onnxprune.rules  # noqa: F401  registers the built-in rules
+import onnxprune
+import onnxprune.rules  # registers the built-in rules
 from onnxprune.axes.analysis import Analysis, analyze_model
 from onnxprune.axes.collect import op_rule, op_rules
 from onnxprune.axes.op import Op
@@ -356,3 +357,30 @@ def test_an_axis_that_no_relation_mentions_is_frozen() -> None:
         assert not between([node("Relu", "h", "t")]).groups
     finally:
         op_rule("Relu", replace=True)(before)
+
+
+def test_padded_channels_go_with_what_they_are_added_to() -> None:
+    """A shortcut that pads channels (before 2, after 4): the padding's widths follow what stays."""
+    random = np.random.default_rng(0)
+    weights = {"a": (8, 3, 1, 1), "ab": (8,), "b": (14, 8, 3, 3), "bb": (14,), "e": (5, 14, 1, 1)}
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in weights.items()}
+    arrays["pads"] = np.array([0, 2, 0, 0, 0, 4, 0, 0])
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "ab"], ["c"]),
+        helper.make_node("Conv", ["c", "b", "bb"], ["d"], pads=[1, 1, 1, 1]),
+        helper.make_node("Pad", ["c", "pads"], ["p"]),
+        helper.make_node("Add", ["d", "p"], ["s"]),
+        helper.make_node("Conv", ["s", "e"], ["y"]),
+    ]
+    sizes = {"x": [1, 3, 7, 9], "y": [1, 5, 7, 9]}
+    shapes = [helper.make_tensor_value_info(name, T.FLOAT, size) for name, size in sizes.items()]
+    initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", shapes[:1], shapes[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    result = onnxprune.prune(model, ratio=0.5)
+    assert [(g.id, g.size, g.exact) for g in result.analysis.groups] == [("a", 8, True), ("b", 6, True)]
+    removed = {g.id: g.removed for g in result.plan.groups}
+    pads = next(numpy_helper.to_array(t) for t in result.model.proto.graph.initializer if t.name == "pads")
+    before, after = sum(u >= 2 for u in removed["b"]), sum(u < 2 for u in removed["b"])
+    assert (pads[1], pads[5]) == (2 - after, 4 - before)
+    assert result.report.exact["max_rel"] < 1e-5

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import unknown_name
 from ..graph.model import Model
 from .collect import Collection
 from .costs import Cost, Costs
@@ -21,6 +22,7 @@ from .factors import Factorization, factorize
 from .frozen import Chain, freezing_chain
 from .labels import Labels
 from .layers import Labeling, label
+from .layout import layout
 from .naming import group_ids, kind_of
 from .sizes import check_sizes
 
@@ -229,12 +231,32 @@ class Analysis:
 
     def group(self, name: str) -> Group:
         """Give a group by id; raises `UnknownNameError` with the nearest ids."""
-        from ..errors import unknown_name
-
         for group in self.groups:
             if group.id == name:
                 return group
         raise unknown_name("group", name, (g.id for g in self.groups))
+
+    @cached_property
+    def _group_of_root(self) -> Labels:
+        """Give the group of every root, -1 for none."""
+        group_of = np.full(len(self.labeling.root), -1, dtype=np.int64)
+        for k, group in enumerate(self.groups):
+            group_of[group.roots] = k
+        return group_of
+
+    def kind_at(self, leaf: int, labels: Labels) -> Labels:
+        """Give the index into `groups` for labels of a leaf, -1 where they are locked."""
+        return self._group_of_root[self.labeling.root[self.labeling.offset[leaf] + labels]]
+
+    def layout(self, name: str) -> str:
+        """Spell the axes of an initializer or another value: `embedding=48, (3 heads=4 head_dim=12)`."""
+        found = next((v for v in self.collection.parameters if v.name == name), None) or self.collection.values.get(
+            name
+        )
+        if found is None:
+            known = [*self.collection.values, *(v.name for v in self.collection.parameters)]
+            raise unknown_name("value", name, known)
+        return layout(self, found)
 
     # --- what stays ---
 

@@ -241,9 +241,11 @@ class Op:
 
     # --- sizes, roles, zeros, cost ---
 
-    def size(self, where: str | int, axis: Axis, item: int | None = None, upto: int | None = None) -> None:
-        """Bind an integer of the node to the number of kept indices of `axis` (below `upto`)."""
-        self._collection.bind(SizeBinding(self.index, where, item, axis.id, upto))
+    def size(
+        self, where: str | int, axis: Axis, item: int | None = None, upto: int | None = None, since: int = 0
+    ) -> None:
+        """Bind an integer of the node to the number of kept indices of `axis`, from `since` up to `upto`."""
+        self._collection.bind(SizeBinding(self.index, where, item, axis.id, upto, since))
 
     def indices(self, slot: int, source: Axis, target: Axis) -> None:
         """Bind the constant index list in input `slot`: one index into `source` for every index of `target`."""

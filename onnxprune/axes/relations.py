@@ -85,7 +85,7 @@ Relation = Tie | Contract | Regroup | Select | Mix | Freeze
 
 @dataclass(frozen=True, slots=True)
 class SizeBinding:
-    """An integer in the graph counts the kept indices of `axis` below `upto` (all of them when None).
+    """An integer in the graph counts the kept indices of `axis` from `since` up to `upto` (the end when None).
 
     `where` is an attribute's name or an input slot; `item` the element of a list or tensor, None for a lone integer.
     """
@@ -95,6 +95,7 @@ class SizeBinding:
     item: int | None
     axis: int
     upto: int | None = None
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

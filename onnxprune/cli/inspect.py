@@ -97,6 +97,7 @@ def _print_groups(page: Page, groups: list[dict[str, Any]]) -> None:
         detail: list[tuple[str, str]] = [
             (role, ", ".join(axes[role])) for role in ("output", "input", "parameter") if role in axes
         ]
+        detail.append(("layout", f"{group['layout']['initializer']}: {group['layout']['axes']}"))
         if not group["exact"]:
             detail.append(("inexact", str(group["why_inexact"])))
         details.append(detail)
@@ -122,12 +123,14 @@ def _print_locked(page: Page, locked: list[dict[str, Any]]) -> None:
         names = list(dict.fromkeys(row["initializer"] for row in windows))
         page.item(f"kernel axes of {plural(len(names), 'weight')}, since {WINDOW}: {some(names)}")
     by_reason: dict[str, list[str]] = {}
+    weights: dict[str, dict[str, int]] = {}
     for row in locked:
         if not row["reason"].startswith(WINDOW):
             axis = f"{row['initializer']}[{row['axis']}] of {row['size']}"
             by_reason.setdefault(row["reason"], []).append(axis)
+            weights.setdefault(row["reason"], {})[row["initializer"]] = row["params"]
     for reason, axes in by_reason.items():
-        page.item(f"{reason}: {', '.join(axes)}")
+        page.item(f"{reason} ({sum(weights[reason].values()):,} parameters): {', '.join(axes)}")
     page.line()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def group_row(analysis: Analysis, group: Group) -> Row:
     before = analysis.cost
     after = analysis.costs(analysis.alive({group.id: [0]}))
     spans = {(m.initializer, m.axis): m.role for m in group.members}
+    first = group.members[0].initializer
     return {
         "id": group.id,
         "kind": group.kind,
@@ -64,6 +66,7 @@ def group_row(analysis: Analysis, group: Group) -> Row:
             "bytes": before.bytes - after.bytes,
         },
         "spans": [{"initializer": name, "axis": axis, "role": role} for (name, axis), role in spans.items()],
+        "layout": {"initializer": first, "axes": analysis.layout(first)},
         "nodes": list(group.nodes),
     }
 
@@ -76,6 +79,7 @@ def locked_row(analysis: Analysis, row: Any) -> Row:
         "axis": row.axis,
         "size": row.size,
         "shape": list(tensor.dims),
+        "params": math.prod(tensor.dims),
         "reason": row.reason,
     }
 

@@ -36,7 +36,7 @@ class Flat:
     `places[i]` is (container, index) of flat node i, None for a node that only says how values meet. `tensors` are the
     initializers and Constant values of all graphs by flat name, with `tensor_places` (container, "initializer" |
     "constant", index). `varying` holds values whose sizes may change from round to round. `captured` are names that
-    bodies which stay closed read. `function_bodies` are the containers that are bodies of functions.
+    bodies which stay closed read. `function_bodies` are the containers that are bodies of functions, or lie in one.
     `flat_names[container]` gives the flat name of every name of a body.
     """
 
@@ -119,7 +119,7 @@ class _Flattener:
             self.flat.varying.add(flat)
         return flat
 
-    def _emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int) -> None:
+    def _emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int | str) -> None:
         node = onnx.helper.make_node(op, list(inputs), list(outputs), outputs[0], domain=DOMAIN)
         node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
         self.flat.nodes.append(node)
@@ -130,6 +130,8 @@ class _Flattener:
     def _graph(self, graph: onnx.GraphProto, outer: Names, scope: str, *, is_main: bool = False) -> dict[str, str]:
         """Lay open one graph and give its names; the inputs of a body are named in `outer` already."""
         container = self._enter_container()
+        if self.attributes is not None:
+            self.flat.function_bodies.add(container)
         names = dict(outer)
         declared = {v.name for v in graph.input} if is_main else set()
         self.taken |= declared
@@ -222,7 +224,7 @@ class _Flattener:
             self._emit("Enter", [start], [self._define(inside, value.name, inner)])
         made = self._graph(body, inside, inner)
         outs = [made.get(o.name, o.name) for o in body.output][1:]
-        self._leave(node, names, scope, outs, given[2:], [0] * len(outs))
+        self._leave(node, names, scope, outs, given[2:], [0] * len(outs), trips=given[0])
         self.loops -= 1
 
     def _scan(self, node: onnx.NodeProto, names: dict[str, str], inner: str, scope: str) -> None:
@@ -242,7 +244,8 @@ class _Flattener:
         made = self._graph(body, inside, inner)
         outs = [made.get(o.name, o.name) for o in body.output]
         out_axes = attributes.get("scan_output_axes", [0] * len(outs))
-        self._leave(node, names, scope, outs, given[:n_states], [0] * n_states + list(out_axes))
+        rounds = {"along": given[n_states], "along_axis": axes[0]}
+        self._leave(node, names, scope, outs, given[:n_states], [0] * n_states + list(out_axes), **rounds)
         self.loops -= 1
 
     def _leave(
@@ -253,15 +256,16 @@ class _Flattener:
         outs: Sequence[str],
         starts: Sequence[str],
         axes: Sequence[int],
+        **rounds: int | str,
     ) -> None:
-        """Join carried values with what they started from, and stack the rest."""
+        """Join carried values with what they started from, and stack the rest; `rounds` says how many there are."""
         for k, out in enumerate(outs):
             name = node.output[k] if k < len(node.output) else ""
             flat = self._define(names, name, scope) if name else self._define({}, f"{node.name}/unused{k}", scope)
             if k < len(starts):
                 self._emit("Join", [out, starts[k]], [flat])
             else:
-                self._emit("Stack", [out], [flat], axis=axes[k])
+                self._emit("Stack", [out], [flat], axis=axes[k], **rounds)
 
     def _call(self, node: onnx.NodeProto, names: dict[str, str], inner: str, scope: str) -> None:
         function = self.functions[(node.domain, node.op_type)]
@@ -293,16 +297,22 @@ class _Flattener:
         known = dict(inside)
         for index, node in enumerate(function.node):
             nested = f"{inner}/{node.name or node.output[0]}"
-            if _is_open(node):
-                getattr(self, f"_{node.op_type.lower()}")(node, inside, nested, inner)
-                continue
-            if (node.domain, node.op_type) in self.functions:
-                self._call(node, inside, nested, inner)
+            if _is_open(node) or (node.domain, node.op_type) in self.functions:
+                if _is_open(node):
+                    getattr(self, f"_{node.op_type.lower()}")(node, inside, nested, inner)
+                else:
+                    self._call(node, inside, nested, inner)
+                for name in node.output:
+                    if name in known:
+                        self._emit("Join", [inside[name]], [known[name]])
+                        inside[name] = known[name]
                 continue
             inputs = [inside.get(n, n) for n in node.input]
             outputs = [known[n] if n in known else self._define(inside, n, inner) if n else "" for n in node.output]
             self.flat.nodes.append(_renamed(node, inputs, outputs, self.attributes or {}))
             self.flat.places.append((container, index))
+            for body in _closed_bodies(node):
+                self.flat.captured |= {inside.get(n, n) for n in _reads(body)}
 
 
 def _renamed(

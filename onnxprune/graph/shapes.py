@@ -290,7 +290,7 @@ def _fill(
         if node.op_type == "Constant":
             continue
         if node.domain == DOMAIN:
-            _meet(node, sizes, types)
+            _meet(node, sizes, known, types)
         if any(o and sizes.get(o) is None for o in node.output):
             _infer_node(bare, node, opsets, sizes, known, types)
         if node.op_type in SHAPE_KEEPERS and sizes.get(node.output[0]) is None:
@@ -305,31 +305,50 @@ def _fill(
                     sizes[node.output[0]] = result.shape
 
 
-def _meet(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...] | None], types: dict[str, onnx.TypeProto]) -> None:
+def _meet(
+    node: onnx.NodeProto,
+    sizes: dict[str, tuple[int, ...] | None],
+    known: Mapping[str, IntTensor],
+    types: dict[str, onnx.TypeProto],
+) -> None:
     """Give the values where bodies meet their surroundings their shapes; unknown where the sides differ."""
     shapes = [sizes.get(n) for n in node.input]
-    attributes = {a.name: a.i for a in node.attribute}
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     output = node.output[0]
     shape = shapes[0] if shapes else ()
     if any(other != shape for other in shapes):
         shape = None
     if node.op_type == "Stack" and shape is not None:
         at = attributes["axis"] % (len(shape) + 1)
-        shape = (*shape[:at], ROUNDS, *shape[at:])
+        shape = (*shape[:at], _rounds(attributes, sizes, known), *shape[at:])
     elif node.op_type == "Unstack" and shape:
         at = attributes["axis"] % len(shape)
         shape = (*shape[:at], *shape[at + 1 :])
     elif node.op_type == "Read":
         shape = ()
     sizes[output] = shape if sizes.get(output) is None else sizes[output]
-    known = next((types[n] for n in node.input if n in types), None)
+    carried = next((types[n] for n in node.input if n in types), None)
     if node.op_type == "Counter":
         types[output] = onnx.helper.make_tensor_type_proto(attributes["elem_type"], ())
-    elif known is not None:
-        types[output] = known
+    elif carried is not None:
+        types[output] = carried
 
 
 ROUNDS = 3
+MAX_ROUNDS = 1 << 16
+
+
+def _rounds(
+    attributes: Mapping[str, Any], sizes: Mapping[str, tuple[int, ...] | None], known: Mapping[str, IntTensor]
+) -> int:
+    """Give the number of rounds where a scanned input or a constant count says it, else a number to analyse with."""
+    along = sizes.get(attributes.get("along", b"").decode())
+    if along:
+        return along[attributes["along_axis"] % len(along)]
+    trips = known.get(attributes.get("trips", b"").decode())
+    if trips is not None and trips.items[0].op == "lit" and 0 < trips.items[0].value < MAX_ROUNDS:
+        return trips.items[0].value
+    return ROUNDS
 
 
 def _attribute(a: onnx.AttributeProto) -> Any:

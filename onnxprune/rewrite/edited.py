@@ -6,7 +6,7 @@ comes out differently for two of its calls is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Edited:
         self.proto.CopyFrom(model.proto)
         self._sites = bodies(self.proto)
         self._originals = {(f.domain, f.name): _content(f) for f in model.proto.functions}
+        self._fill_references()
         self._tensors = {name: self._find(name) for name in model.flat.tensors}
         self._before: dict[Place, list[onnx.NodeProto]] = {}
         self._taken = set(model.flat.tensors) | {o for n in model.flat.nodes for o in n.output}
@@ -79,11 +80,11 @@ class Edited:
     def constant(self, place: Place, near: str, array: Array) -> str:
         """Add a constant for the node at `place` and give its name, made from `near`.
 
-        It is an initializer of the main graph, which all bodies see; a function gets a Constant node.
+        It is an initializer of the main graph, which all bodies see; inside a function it is a Constant node.
         """
         name = self.fresh(f"{near}.onnxprune.1")
         tensor = numpy_helper.from_array(array, name)
-        if isinstance(self.body(place[0]), onnx.FunctionProto):
+        if place[0] in self.source.flat.function_bodies:
             node = onnx.helper.make_node("Constant", [], [name], name=name, value=tensor)
             self._before.setdefault(place, []).append(node)
         else:
@@ -124,10 +125,38 @@ class Edited:
         tensor = self._tensors.get(name)
         return list(tensor.dims) if tensor is not None else None
 
+    def _fill_references(self) -> None:
+        """Give attributes that refer to one of the call its value, so that they can be read and edited."""
+        for body, given in self._calls():
+            for attribute in _references(body.node):
+                if attribute.ref_attr_name in given:
+                    attribute.MergeFrom(_bare(given[attribute.ref_attr_name]))
+
+    def _restore_references(self) -> None:
+        """Take the values back out of references; one that was edited is no reference any more."""
+        for body, given in reversed(list(self._calls())):
+            for attribute in _references(body.node):
+                value, reference = given.get(attribute.ref_attr_name), attribute.ref_attr_name
+                if _bare(attribute) == (onnx.AttributeProto(type=attribute.type) if value is None else _bare(value)):
+                    name, kind, doc = attribute.name, attribute.type, attribute.doc_string
+                    attribute.Clear()
+                    attribute.name, attribute.type, attribute.ref_attr_name = name, kind, reference
+                    if doc:
+                        attribute.doc_string = doc
+                else:
+                    attribute.ClearField("ref_attr_name")
+
+    def _calls(self) -> Iterator[tuple[onnx.FunctionProto, dict[str, onnx.AttributeProto]]]:
+        """List the bodies of calls, outer before inner, with the attributes each is given."""
+        for body, caller in self._sites:
+            if isinstance(body, onnx.FunctionProto) and caller is not None:
+                yield body, {a.name: a for a in [*body.attribute_proto, *caller.attribute]}
+
     # --- finishing ---
 
     def finish(self) -> onnx.ModelProto:
         """Insert nodes, write functions back, and give the proto."""
+        self._restore_references()
         self._insert_nodes()
         self._write_functions()
         graph = self.proto.graph
@@ -139,26 +168,10 @@ class Edited:
         return self.proto
 
     def _insert_nodes(self) -> None:
-        # Inner bodies first: taking a node apart would detach the bodies inside it.
-        for container in sorted({c for c, _ in self._before}, reverse=True):
-            body = self.body(container)
-            nodes = [n for k, node in enumerate(body.node) for n in [*self._before.get((container, k), ()), node]]
-            copies = [onnx.NodeProto.FromString(n.SerializeToString(deterministic=True)) for n in nodes]
-            del body.node[:]
-            body.node.extend(copies)
-            self._reattach_callers(container)
-
-    def _reattach_callers(self, container: int) -> None:
-        """Find the calls of a body again after its nodes were replaced."""
-        body = self.body(container)
-        by_output = {n.output[0]: n for n in body.node if n.output}
-        for k, (inner, caller) in enumerate(self._sites):
-            if (
-                caller is not None
-                and caller.output
-                and by_output.get(caller.output[0], caller).op_type == caller.op_type
-            ):
-                self._sites[k] = (inner, by_output.get(caller.output[0], caller))
+        # From the back, so that places stay what they were.
+        for (container, index), nodes in sorted(self._before.items(), key=lambda item: item[0], reverse=True):
+            for node in reversed(nodes):
+                self.body(container).node.insert(index, node)
 
     def _write_functions(self) -> None:
         """Write the bodies of calls back into the functions; a second version is called `NAME.onnxprune.K`."""
@@ -180,6 +193,25 @@ class Edited:
                         self.proto.functions.append(body)
                         self.proto.functions[-1].name = names[content]
                 caller.op_type = names[content]
+
+
+def _references(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.AttributeProto]:
+    """List the attributes of nodes, and of nodes inside them, that refer to one of the call."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                yield attribute
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _references(attribute.g.node)
+
+
+def _bare(attribute: onnx.AttributeProto) -> onnx.AttributeProto:
+    """Copy the type and value of an attribute, without its name."""
+    copy = onnx.AttributeProto()
+    copy.CopyFrom(attribute)
+    for field in ("name", "ref_attr_name", "doc_string"):
+        copy.ClearField(field)
+    return copy
 
 
 def _content(function: onnx.FunctionProto) -> bytes:

@@ -67,7 +67,7 @@ class Refresh:
         return self._analysis.keep(axis, self._alive)
 
     def _count(self, b: SizeBinding) -> int:
-        return int(np.count_nonzero(self._keep(b.axis)[: b.upto]))
+        return int(np.count_nonzero(self._keep(b.axis)[b.since : b.upto]))
 
     def _size(self, name: str, axis: int) -> int:
         value = self._analysis.collection.values.get(name)

@@ -188,10 +188,11 @@ def gather_elements(op: Op) -> None:
 def pad(op: Op) -> None:
     """x: (a...)  y: (before + a + after...).
 
-    Tie axes that are not padded; a padded one is frozen.
+    Each input axis is its range of the padded one, for padding with a constant; the widths of the padding count what
+    stays of it. Other modes freeze a padded axis.
     """
     x, y = op.x(), op.y()
-    op.otherwise = "it is padded"
+    op.otherwise = "it is padded with its own values"
     for slot in (1, 3):
         if op.given(slot):
             op.reads_sizes(slot)
@@ -200,8 +201,22 @@ def pad(op: Op) -> None:
     axes = op.fixed_ints(3) if op.given(3) else tuple(range(x.ndim))
     if pads is None or axes is None:
         raise Unruly("the padding is computed")
-    padded = {a % x.ndim for k, a in enumerate(axes) if pads[k] or pads[k + len(axes)]}
-    for k, axis in enumerate(x.axes):
-        if k not in padded:
-            op.tie(axis, y[k])
-    op.zeros("all", 0)
+    where = "pads" if "pads" in op.node.attrs else 1
+    padding = {a % x.ndim: (k, pads[k], pads[k + len(axes)]) for k, a in enumerate(axes)}
+    for j, axis in enumerate(x.axes):
+        k, before, after = padding.get(j, (0, 0, 0))
+        if not before and not after:
+            op.tie(axis, y[j])
+        elif str(op.attr("mode", "constant")) == "constant" and before >= 0 and after >= 0:
+            op.select(y[j], range(before, before + axis.size), axis)
+            op.size(where, y[j], item=k, upto=before)
+            op.size(where, y[j], item=k + len(axes), since=before + axis.size)
+    if _pads_with_zero(op):
+        op.zeros("all", 0)
+
+
+def _pads_with_zero(op: Op) -> bool:
+    if "value" in op.node.attrs or not op.given(2):
+        return float(op.attr("value", 0.0)) == 0
+    known = op.ints(2)
+    return known is not None and not any(known)
