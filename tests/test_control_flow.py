@@ -80,9 +80,7 @@ def sizes(proto: onnx.ModelProto) -> list[int]:
     return sorted(g.size for g in onnxprune.analyze(proto).groups)
 
 
-def halve(
-    proto: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], **options: object
-) -> onnx.ModelProto:
+def halve(proto: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], **options: object) -> onnx.ModelProto:
     """Prune at one half; the result verifies, equals the masked twin on `feeds`, and is smaller in every way."""
     before = serialize(proto)
     analysis = onnxprune.analyze(proto)
@@ -563,3 +561,122 @@ def test_a_function_called_inside_a_branch() -> None:
     assert sizes(proto) == [10, 24]
     pruned = halve(proto, [YES, NO])
     assert dims(pruned.graph) == {"w1": [40, 12], "a": [12, 5], "b": [5, 7], "c": [12, 7]}
+
+
+def test_weights_inside_a_branch_of_a_function_are_left_alone() -> None:
+    """A function has one body for all its calls, so its own tensors stay; sizes in it follow each call."""
+
+    def branch(name: str, width: int) -> onnx.GraphProto:
+        nodes = [
+            node("Reshape", "r target", "s"),
+            node("Relu", "s", "t"),
+            node("Reshape", "t flat", "f"),
+            node("MatMul", "f v", "p"),
+            node("MatMul", "p own", "q"),
+            node("Relu", "q", "q1"),
+            node("MatMul", "q1 own2", "out"),
+        ]
+        own = [tensor("own", 7, width), tensor("own2", width, 7), numbers("target", 3, 4, 6), numbers("flat", 3, 24)]
+        return body(name, nodes, [info("out", 3, 7)], own)
+
+    block = function(
+        "Block",
+        "c a u v",
+        "b",
+        [
+            node("MatMul", "a u", "h"),
+            node("Relu", "h", "r"),
+            helper.make_node("If", ["c"], ["b"], "n_if", then_branch=branch("t", 10), else_branch=branch("e", 14)),
+        ],
+    )
+    inputs = [info("cond", kind=T.BOOL), info("x", 3, 40)]
+    tensors = [tensor("w1", 40, 24), tensor("w2", 24, 7), tensor("w3", 7, 24), tensor("w4", 24, 7)]
+    calls_ = [node("Block", "cond x w1 w2", "m", LOCAL), node("Block", "cond m w3 w4", "y", LOCAL)]
+    proto = model_of(body("g", calls_, [info("y", 3, 7)], tensors, inputs), [block])
+    analysis = onnxprune.analyze(proto)
+    first = [g.id for g in analysis.groups if any(m.initializer == "w1" and m.axis == 1 for m in g.members)]
+    assert first
+    assert not any("own" in m.initializer for g in analysis.groups for m in g.members)
+    plan = onnxprune.plan(analysis, ratio=0.5, include=first[:1])
+    pruned = onnxprune.apply(analysis, plan).proto
+    onnx.checker.check_model(pruned, full_check=True)
+    verdict = onnxprune.verify(proto, onnxprune.load(pruned), plan=plan, data=[YES, NO])
+    assert verdict.ok, [c for c in verdict.checks if not c.ok]
+    assert len(pruned.functions) == 2
+    twin = onnxprune.mask(proto, plan).proto
+    for feed in (YES, NO):
+        assert distance(run(pruned, feed), run(twin, feed)) <= 1e-5
+
+
+def test_a_function_that_ends_in_a_call() -> None:
+    """What the inner call gives is the graph's output, whose width stays."""
+    inner = function("Inner", "a u", "b", [node("MatMul", "a u", "c"), node("Relu", "c", "b")])
+    outer = function("Outer", "a u v", "b", [node("Inner", "a u", "h", LOCAL), node("Inner", "h v", "b", LOCAL)])
+    proto = calls([node("Outer", "x w1 w2", "y", LOCAL)], [tensor("w1", 40, 24), tensor("w2", 24, 7)], [outer, inner])
+    assert sizes(proto) == [24]
+    pruned = halve(proto, X)
+    assert dims(pruned.graph) == {"w1": [40, 12], "w2": [12, 7]}
+
+
+@pytest.mark.parametrize("n_rounds", [None, 5])
+def test_a_loop_that_stops_by_itself(n_rounds: int | None) -> None:
+    """The number of rounds is known at run time only; a declared one holds nothing up."""
+    inside = body(
+        "inside",
+        [
+            node("MatMul", "state a", "m0"),
+            node("Relu", "m0", "m"),
+            node("MatMul", "m b", "next"),
+            node("MatMul", "next c", "row"),
+            node("Less", "round last_round", "go_on"),
+        ],
+        [info("go_on", kind=T.BOOL), info("next", 3, 8), info("row", 3, 18)],
+        [tensor("a", 8, 14, scale=0.3), tensor("b", 14, 8, scale=0.3), tensor("c", 8, 18)],
+        [info("round", kind=T.INT64), info("going", kind=T.BOOL), info("state", 3, 8)],
+    )
+    nodes = [
+        helper.make_node("Loop", ["", "yes", "x"], ["last", "rows"], "n_loop", body=inside),
+        node("Relu", "rows", "r"),
+        node("MatMul", "r w", "y"),
+    ]
+    tensors = [
+        tensor("w", 18, 5),
+        numpy_helper.from_array(np.array(True), "yes"),
+        numpy_helper.from_array(np.array(4, np.int64), "last_round"),
+    ]
+    outputs = [info("last", 3, 8), info("y", n_rounds or "rounds", 3, 5)]
+    proto = model_of(body("g", nodes, outputs, tensors, [info("x", 3, 8)]))
+    assert sizes(proto) == [14, 18]
+    halve(proto, [{"x": random(3, 8)}])
+
+
+def test_a_loop_inside_a_function() -> None:
+    """Both calls change the body's declared state alike, so one function stays."""
+    inside = body(
+        "inside",
+        [node("MatMul", "state u", "s0"), node("Relu", "s0", "next"), node("Identity", "going", "go_on")],
+        [info("go_on", kind=T.BOOL), info("next", 3, 24)],
+        (),
+        [info("round", kind=T.INT64), info("going", kind=T.BOOL), info("state", 3, 24)],
+    )
+    block = function("Block", "a u n", "b", [helper.make_node("Loop", ["n", "", "a"], ["b"], "n_loop", body=inside)])
+    nodes = [
+        node("MatMul", "x w1", "h"),
+        node("Block", "h w2 n", "m", LOCAL),
+        node("Block", "m w3 n", "k", LOCAL),
+        node("MatMul", "k w4", "y"),
+    ]
+    tensors = [
+        tensor("w1", 40, 24),
+        tensor("w2", 24, 24, scale=0.2),
+        tensor("w3", 24, 24, scale=0.2),
+        tensor("w4", 24, 7),
+        numpy_helper.from_array(np.array(2, np.int64), "n"),
+    ]
+    proto = calls(nodes, tensors, [block])
+    assert sizes(proto) == [24]
+    pruned = halve(proto, X)
+    assert dims(pruned.graph) == {"w1": [40, 12], "w2": [12, 12], "w3": [12, 12], "w4": [12, 7], "n": []}
+    assert len(pruned.functions) == 1
+    state = bodies_of(pruned.functions[0].node[0])["body"].input[2]
+    assert [d.dim_value for d in state.type.tensor_type.shape.dim] == [3, 12]

@@ -246,16 +246,14 @@ class Analysis:
 
     def kind_at(self, leaf: int, labels: Labels) -> Labels:
         """Give the index into `groups` for labels of a leaf, -1 where they are locked."""
-        return self._group_of_root[self.labeling.root[self.labeling.offset[leaf] + labels]]
+        return np.asarray(self._group_of_root[self.labeling.root[self.labeling.offset[leaf] + labels]])
 
     def layout(self, name: str) -> str:
         """Spell the axes of an initializer or another value: `embedding=48, (3 heads=4 head_dim=12)`."""
-        found = next((v for v in self.collection.parameters if v.name == name), None) or self.collection.values.get(
-            name
-        )
+        weights = self.collection.parameters
+        found = next((v for v in weights if v.name == name), None) or self.collection.values.get(name)
         if found is None:
-            known = [*self.collection.values, *(v.name for v in self.collection.parameters)]
-            raise unknown_name("value", name, known)
+            raise unknown_name("value", name, [*self.collection.values, *(v.name for v in weights)])
         return layout(self, found)
 
     # --- what stays ---

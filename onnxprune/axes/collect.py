@@ -177,7 +177,7 @@ class Collection:
             self._freeze_node(op, f"no rule for {name!r}")
         elif unknown:
             self._freeze_node(op, f"the shape of {unknown[0]!r} is unknown")
-        elif any(0 in v.shape for v in [*inputs, *outputs] if v is not None):
+        elif any(0 in v.shape and v.ndim > 1 for v in [*inputs, *outputs] if v is not None):
             self._freeze_node(op, "a tensor without elements")
         else:
             mark = len(self.relations), len(self.bindings)

@@ -57,9 +57,9 @@ def _draw(
     if "mask" in name:
         return np.ones(shape, dtype=spec.dtype)
     if spec.dtype.kind == "b":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if spec.dtype.kind not in "iu":
-        return rng.standard_normal(shape).astype(spec.dtype)
+        return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
     return _draw_integers(spec, shapes, limits, rng)
 
 

@@ -71,7 +71,7 @@ def bodies(proto: onnx.ModelProto) -> list[tuple[Container, onnx.NodeProto | Non
                 copy.CopyFrom(function)
                 walk(copy, node, depth + 1)
             for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH and _is_open(node):
+                if attribute.type == onnx.AttributeProto.GRAPH and is_open(node):
                     walk(attribute.g, None, depth + 1)
 
     walk(proto.graph, None, 0)
@@ -84,7 +84,8 @@ def opens(function: onnx.FunctionProto, proto: onnx.ModelProto) -> bool:
     return all(versions.get(o.domain, o.version) == o.version for o in function.opset_import)
 
 
-def _is_open(node: onnx.NodeProto) -> bool:
+def is_open(node: onnx.NodeProto) -> bool:
+    """Say whether the bodies of a node are laid open."""
     return node.domain in ("", "ai.onnx") and node.op_type in ("If", "Loop", "Scan")
 
 
@@ -138,6 +139,11 @@ class _Flattener:
         names.update((n, n) for n in declared)
         for k, tensor in enumerate(graph.initializer):
             flat = tensor.name if tensor.name in declared else self._define(names, tensor.name, scope)
+            if self.attributes is not None:
+                # Another call of the function may need it otherwise, and a function's tensors have no version per call.
+                self.flat.nodes.append(onnx.helper.make_node("Constant", [], [flat], flat, value=tensor))
+                self.flat.places.append(None)
+                continue
             self.flat.tensors[flat] = tensor
             self.flat.tensor_places[flat] = (container, "initializer", k)
         self._nodes(graph.node, container, names, scope)
@@ -170,7 +176,7 @@ class _Flattener:
     ) -> None:
         for index, node in enumerate(nodes):
             inner = f"{scope}/{node.name or node.output[0]}" if scope else node.name or next(iter(node.output), "")
-            if _is_open(node):
+            if is_open(node):
                 getattr(self, f"_{node.op_type.lower()}")(node, names, inner, scope)
             elif (node.domain, node.op_type) in self.functions:
                 self._call(node, names, inner, scope)
@@ -297,8 +303,8 @@ class _Flattener:
         known = dict(inside)
         for index, node in enumerate(function.node):
             nested = f"{inner}/{node.name or node.output[0]}"
-            if _is_open(node) or (node.domain, node.op_type) in self.functions:
-                if _is_open(node):
+            if is_open(node) or (node.domain, node.op_type) in self.functions:
+                if is_open(node):
                     getattr(self, f"_{node.op_type.lower()}")(node, inside, nested, inner)
                 else:
                     self._call(node, inside, nested, inner)

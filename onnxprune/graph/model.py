@@ -197,7 +197,8 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
     refuse_source(model, target)
     outside = model.has_external_data or model.prefers_external_data if external_data is None else external_data
     if external_data is None and not outside:
-        outside = sum(tensor_nbytes(t) for t in model.proto.graph.initializer) >= SINGLE_FILE_LIMIT
+        sized = (t for t in model.proto.graph.initializer if t.data_type != onnx.TensorProto.STRING)
+        outside = sum(tensor_nbytes(t) for t in sized) >= SINGLE_FILE_LIMIT
     data = target.with_name(target.name + ".data")
     with _staged(target) as stage:
         if model.raw is not None and not outside and not model.has_external_data:

@@ -50,6 +50,7 @@ class Shapes:
 SHAPE_KEEPERS = frozenset(
     {
         "BiasDropout", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "GroupNormalization",
+        "MeanVarianceNormalization",
         "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding",
         "SimplifiedLayerNormalization", "SkipGroupNorm", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
     }
@@ -344,10 +345,11 @@ def _rounds(
     """Give the number of rounds where a scanned input or a constant count says it, else a number to analyse with."""
     along = sizes.get(attributes.get("along", b"").decode())
     if along:
-        return along[attributes["along_axis"] % len(along)]
+        return int(along[attributes["along_axis"] % len(along)])
     trips = known.get(attributes.get("trips", b"").decode())
-    if trips is not None and trips.items[0].op == "lit" and 0 < trips.items[0].value < MAX_ROUNDS:
-        return trips.items[0].value
+    count = int(trips.items[0].value) if trips is not None and trips.items[0].op == "lit" else 0
+    if 0 < count < MAX_ROUNDS:
+        return count
     return ROUNDS
 
 

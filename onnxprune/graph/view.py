@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -84,16 +84,26 @@ def skeleton(proto: onnx.ModelProto, flat: Flat) -> onnx.ModelProto:
         else:
             graph.initializer.append(tensor)
             graph.initializer[-1].name = name
-    _undecodable_strings_emptied(graph)
+    _undecodable_strings_emptied(graph.node)
     return bare
 
 
-def _undecodable_strings_emptied(graph: onnx.GraphProto) -> None:
+def _undecodable_strings_emptied(nodes: Iterable[onnx.NodeProto]) -> None:
     """Empty string attributes that are no UTF-8, which graphsurgeon cannot read (blobs of custom operators)."""
-    for node in graph.node:
+    for node in nodes:
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.STRING:
-                try:
-                    attribute.s.decode()
-                except UnicodeDecodeError:
-                    attribute.s = b""
+            if attribute.type == onnx.AttributeProto.STRING and not _is_text(attribute.s):
+                attribute.s = b""
+            elif attribute.type == onnx.AttributeProto.STRINGS and not all(map(_is_text, attribute.strings)):
+                attribute.strings[:] = [s if _is_text(s) else b"" for s in attribute.strings]
+            else:
+                for body in [attribute.g, *attribute.graphs]:
+                    _undecodable_strings_emptied(body.node)
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

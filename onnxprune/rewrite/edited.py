@@ -67,7 +67,8 @@ class Edited:
         old = self._tensors.get(name)
         new = numpy_helper.from_array(np.asarray(array, order="C"), result)
         if old is not None:
-            new.doc_string = old.doc_string
+            if old.HasField("doc_string"):
+                new.doc_string = old.doc_string
             new.metadata_props.extend(old.metadata_props)
         if old is not None and name == result:
             new.name = old.name

@@ -8,7 +8,7 @@ from ..axes.op import Op
 KEEPS_ZERO = (
     "Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "IsNaN",
     "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish",
-    "Tan", "Tanh", "ThresholdedRelu", "Cast", "Identity", "Bernoulli", "NaNToNum", "IsInf",
+    "Tan", "Tanh", "ThresholdedRelu", "Cast", "Identity", "NaNToNum", "IsInf",
 )  # fmt: skip
 MOVES_ZERO = (
     "Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "Log", "Not", "Reciprocal", "Sigmoid",
@@ -42,12 +42,30 @@ def unary(op: Op) -> None:
 def dropout(op: Op) -> None:
     """x: (...)  y, mask: (...).
 
-    Tie every axis; ratio and training mode are numbers.
+    Tie every axis; ratio and training mode are numbers. In training a random mask is drawn over all of it.
     """
     for k, y in enumerate(op.outputs):
         if y is not None:
             op.broadcast(slots=[0], output=k)
+    if op.given(2) and op.fixed_ints(2) not in ((0,), (False,)):
+        _drawn(op)
     op.zeros("all", 0)
+
+
+@op_rule("Bernoulli")
+def bernoulli(op: Op) -> None:
+    """p: (...)  y: (...), drawn with the probabilities p.
+
+    Tie every axis; with fewer numbers drawn, each entry gets another one.
+    """
+    op.broadcast(slots=[0])
+    _drawn(op)
+    op.zeros("all", 0)
+
+
+def _drawn(op: Op) -> None:
+    for axis in op.x().axes:
+        op.mix(axis, f"{op.node.op} draws random numbers over it")
 
 
 @op_rule("Clip")

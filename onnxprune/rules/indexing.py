@@ -220,3 +220,49 @@ def _pads_with_zero(op: Op) -> bool:
         return float(op.attr("value", 0.0)) == 0
     known = op.ints(2)
     return known is not None and not any(known)
+
+
+@op_rule("ScatterND")
+def scatter_nd(op: Op) -> None:
+    """x, y: (k..., r...)  i: (j..., |k|)  updates: (j..., r...).
+
+    Tie the trailing axes that are written whole; freeze what is picked from.
+    """
+    x, index, updates, y = op.x(0), op.x(1), op.x(2), op.y()
+    taken = index.shape[-1]
+    op.otherwise = "indices pick from it"
+    op.ties(x.axes[taken:], y.axes[taken:])
+    op.ties(updates.axes[index.ndim - 1 :], y.axes[taken:])
+    op.zeros("all", 0, 2)
+
+
+@op_rule("ReverseSequence")
+def reverse_sequence(op: Op) -> None:
+    """x, y: (t, n, ...)  lengths: (n); each sequence is reversed up to its length.
+
+    Tie n and the rest; t may not go.
+    """
+    x, y = op.x(), op.y()
+    time = int(op.attr("time_axis", 0)) % x.ndim
+    op.otherwise = "sequences are reversed along it"
+    for k, axis in enumerate(x.axes):
+        if k != time:
+            op.tie(axis, y[k])
+    op.tie(op.x(1)[0], x[int(op.attr("batch_axis", 1)) % x.ndim])
+    op.zeros("all", 0)
+
+
+@op_rule("Compress")
+def compress(op: Op) -> None:
+    """x: (a..., c, b...)  y: (a..., as many as the condition takes, b...).
+
+    Tie a and b. Without an axis everything is flattened, and nothing may go.
+    """
+    x, y = op.x(), op.y()
+    op.otherwise = "a condition picks from it"
+    if op.attr("axis") is None:
+        return
+    for k, axis in enumerate(x.axes):
+        if k != int(op.attr("axis")) % x.ndim:
+            op.tie(axis, y[k])
+    op.zeros("all", 0)

@@ -8,14 +8,21 @@ from ..axes.op import Op
 
 @op_rule("BatchNormalization")
 def batch_norm(op: Op) -> None:
-    """x, y: (n, c, ...)  scale, bias, mean, var: (c).
+    """x, y: (n, c, ...)  scale, bias, mean, var: (c)  and in training the new mean, var: (c).
 
-    Tie every axis; the four vectors run along c.
+    Tie every axis; the vectors run along c. In training, statistics run over all the others.
     """
     x = op.x()
     op.broadcast(slots=[0])
     for slot in range(1, 5):
         op.parameter(slot, x[1])
+    for y in op.outputs[1:]:
+        if y is not None and y.shape == (x.shape[1],):
+            op.tie(y[0], x[1])
+    if op.attr("training_mode", 0):
+        for k, axis in enumerate(x.axes):
+            if k != 1:
+                op.mix(axis, "BatchNormalization takes statistics over it")
     op.zeros("all", 1, 2)
 
 

@@ -60,3 +60,18 @@ def resize(op: Op) -> None:
         for item, k in enumerate(axes):
             op.size(slot, y[k], item=item)
     op.zeros("all", 0)
+
+
+@op_rule("GridSample", "RoiAlign")
+def sample(op: Op) -> None:
+    """x: (n, c, ...)  y: (n or rois, c, ...), sampled at places that are computed.
+
+    Tie c, and n where the grid has one per sample; windows move over the rest.
+    """
+    x, y = op.x(), op.y()
+    op.otherwise = "it is sampled"
+    op.tie(x[1], y[1])
+    if op.node.op == "GridSample":
+        op.tie(x[0], y[0])
+        op.tie(op.x(1)[0], y[0])
+    op.zeros("all", 0)

@@ -50,8 +50,11 @@ def _parameters(op: Op, slot: int, x: Value, at: int) -> None:
             op.tie(a, b)
         elif k != at:
             raise Unruly(f"{value} does not fit {x}")
-        else:
+        elif x.constant:
             _blocks(op, b, a, int(op.attr("block_size", 0)))
+        else:
+            for axis in (a, b):
+                op.freeze(axis, "computed values are quantized in blocks along it")
 
 
 def _blocks(op: Op, axis: Axis, blocks: Axis, size: int) -> None:

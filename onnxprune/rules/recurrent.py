@@ -25,6 +25,7 @@ def layer(op: Op, k: int, rows: int = 1, columns: int = 2) -> Axis:
     batch_first = bool(op.attr("layout", 0))
     time, batch = (x[1], x[0]) if batch_first else (x[0], x[1])
     op.otherwise = "the directions of a recurrent layer stay"
+    op.mix(time, f"{op.node.op} carries a state along it")
     op.contract(x[2], w[columns])
     stack_gates(op, w[rows], [k], hidden)
     stack_gates(op, r[rows], [k], hidden)

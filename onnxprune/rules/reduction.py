@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..axes.collect import op_rule
-from ..axes.op import Op
+from ..axes.op import Op, Unruly
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 STATISTICS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
@@ -49,14 +49,16 @@ def arg_reduce(op: Op) -> None:
     op.ties(kept, [a for k, a in enumerate(y.axes) if k != at] if op.attr("keepdims", 1) else y.axes)
 
 
-@op_rule("CumSum", "TopK")
+@op_rule("CumSum", "CumProd", "TopK")
 def along_axis(op: Op) -> None:
     """x: (..., r, ...)  y: (..., r or k, ...); order along r matters.
 
     Tie the others; r may not go.
     """
     x = op.x()
-    known = op.fixed_ints(1) if op.node.op == "CumSum" else None
+    known = op.fixed_ints(1) if op.node.op != "TopK" else None
+    if op.node.op != "TopK" and not known:
+        raise Unruly(f"the axis of {op.node.op} is computed")
     at = (known[0] if known else int(op.attr("axis", -1))) % x.ndim
     op.otherwise = "its order matters"
     if op.given(1):
@@ -65,5 +67,5 @@ def along_axis(op: Op) -> None:
         for k, axis in enumerate(x.axes):
             if y is not None and k != at:
                 op.tie(axis, y[k])
-    if op.node.op == "CumSum":
+    if op.node.op != "TopK":
         op.zeros("all", 0)

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import PlanError
 from ..graph.model import Model
 from ..planfile import PlanSlice
-from .tensors import Array, Scope, Use, graphs, held_tensors
+from .tensors import Array, Scope, Use, held_tensors, named_graphs, named_node
 
 
 class Readers:
@@ -20,8 +20,9 @@ class Readers:
         self.known = frozenset(held_tensors(pruned.proto))
         self._by_output: dict[tuple[Scope, str], Sequence[str]] = {}
         self._by_name: dict[tuple[Scope, str], Sequence[str]] = {}
-        for scope, graph in graphs(pruned.proto):
-            for node in graph.node:
+        for scope, graph, names in named_graphs(pruned.proto):
+            for site in graph.node:
+                node = named_node(site, names)
                 if node.output:
                     self._by_output[scope, node.output[0]] = node.input
                 if node.name:

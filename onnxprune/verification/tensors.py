@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ..errors import ModelError
+from ..graph.flatten import flatten, is_open
 from ..graph.model import Model, tensor_nbytes
 
 Array = np.ndarray[Any, Any]
@@ -35,11 +36,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Use:
-    """One input slot that reads a tensor."""
+    """One input slot that reads a tensor.
+
+    `node` has the flat names of `graph.flatten`; `site` is the node itself, to be edited.
+    """
 
     scope: Scope
     node: onnx.NodeProto
     slot: int
+    site: onnx.NodeProto
 
 
 def graphs(proto: onnx.ModelProto) -> Iterator[tuple[Scope, onnx.GraphProto]]:
@@ -52,34 +57,76 @@ def graphs(proto: onnx.ModelProto) -> Iterator[tuple[Scope, onnx.GraphProto]]:
         scope, graph = waiting.pop()
         yield scope, graph
         for node in reversed(graph.node):
-            for attribute in node.attribute:
-                bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-                for k, body in enumerate(bodies):
-                    waiting.append(((*scope, (node.output[0] if node.output else "", f"{attribute.name}{k}")), body))
+            for label, body in _bodies(node):
+                waiting.append(((*scope, (node.output[0] if node.output else "", label)), body))
+
+
+def named_graphs(proto: onnx.ModelProto) -> Iterator[tuple[Scope, onnx.GraphProto, Mapping[str, str]]]:
+    """Walk like `graphs`, with the flat names of the values each graph sees; a name that is missing is flat already.
+
+    Plans name values of bodies by flat names, since bodies may reuse a name.
+    """
+    if not any(_bodies(node) for node in proto.graph.node):
+        yield (), proto.graph, {}
+        return
+    flat = flatten(proto)
+    containers = iter([names for k, names in enumerate(flat.flat_names) if k not in flat.function_bodies])
+
+    def walk(
+        scope: Scope, graph: onnx.GraphProto, names: Mapping[str, str]
+    ) -> Iterator[tuple[Scope, onnx.GraphProto, Mapping[str, str]]]:
+        yield scope, graph, names
+        for node in graph.node:
+            for label, body in _bodies(node):
+                inner = next(containers) if is_open(node) else names
+                yield from walk((*scope, (node.output[0] if node.output else "", label)), body, inner)
+
+    yield from walk((), proto.graph, next(containers))
+
+
+def _bodies(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
+    found = []
+    for attribute in node.attribute:
+        bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+        found += [(f"{attribute.name}{k}", body) for k, body in enumerate(bodies)]
+    return found
+
+
+def named_node(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """Give a node with flat names: itself where they are its own."""
+    inputs, outputs = ([names.get(n, n) for n in part] for part in (node.input, node.output))
+    if inputs == list(node.input) and outputs == list(node.output):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:], copy.output[:] = inputs, outputs
+    return copy
 
 
 def held_tensors(proto: onnx.ModelProto) -> dict[str, Held]:
-    """Give initializers and Constant values by name; where scopes reuse a name the outermost counts."""
+    """Give initializers and Constant values by flat name."""
     found: dict[str, Held] = {}
-    for scope, graph in graphs(proto):
+    for scope, graph, names in named_graphs(proto):
         for tensor in graph.initializer:
-            found.setdefault(tensor.name, Held(tensor, graph, scope))
+            found.setdefault(names.get(tensor.name, tensor.name), Held(tensor, graph, scope))
         for node in graph.node:
             if node.op_type == "Constant":
                 for attribute in node.attribute:
                     if attribute.name == "value":
-                        found.setdefault(node.output[0], Held(attribute.t, graph, scope))
+                        name = names.get(node.output[0], node.output[0])
+                        found.setdefault(name, Held(attribute.t, graph, scope))
     return found
 
 
 def uses_by_name(proto: onnx.ModelProto) -> dict[str, list[Use]]:
-    """Give the input slots that read each value, in the order the nodes run."""
+    """Give the input slots that read each value, by flat name, in the order the nodes run."""
     uses: dict[str, list[Use]] = {}
-    for scope, graph in graphs(proto):
-        for node in graph.node:
+    for scope, graph, names in named_graphs(proto):
+        for site in graph.node:
+            node = named_node(site, names)
             for slot, name in enumerate(node.input):
                 if name:
-                    uses.setdefault(name, []).append(Use(scope, node, slot))
+                    uses.setdefault(name, []).append(Use(scope, node, slot, site))
     return uses
 
 

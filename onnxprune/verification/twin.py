@@ -98,7 +98,7 @@ class _Edit:
             copy = f"{name}.onnxprune.twin.{k}"
             constant = onnx.helper.make_node("Constant", [], [copy], value=numpy_helper.from_array(array))
             for use, _ in users:
-                use.node.input[use.slot] = copy
+                use.site.input[use.slot] = copy
             held.graph.node.insert(0, constant)
 
     def unlisted(self, listed: set[str]) -> None:
