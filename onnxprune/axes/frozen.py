@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .relations import Contract, Freeze, Mix, Regroup, Select, Tie, overlapping
+from .relations import Contract, Freeze, Regroup, Select, Tie, overlapping
 
 if TYPE_CHECKING:
     from .collect import Collection
@@ -79,7 +79,5 @@ def _graph(
         elif isinstance(r, Regroup):
             for a, b in overlapping(collection.sizes, r):
                 link(a, b, r.node)
-        elif isinstance(r, Mix):
-            continue
     collection.__dict__["_freeze_graph"] = (len(collection.relations), links, frozen)
     return links, frozen
