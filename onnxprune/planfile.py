@@ -22,7 +22,7 @@ ROLES = ("output", "input", "parameter")
 
 @dataclass(frozen=True)
 class PlanGroup:
-    """What happens to one group: `removed` are sorted unit indices in [0, size)."""
+    """What happens to one group: `removed` are sorted unit indices in [0, size), equally many in each of `blocks`."""
 
     id: str
     kind: str
@@ -32,6 +32,7 @@ class PlanGroup:
     score: Mapping[str, Any] = field(default_factory=dict)
     locked: str | None = None
     why_inexact: str | None = None
+    blocks: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Give the group as the plan file spells it."""
@@ -46,6 +47,8 @@ class PlanGroup:
         }
         if not self.exact:
             row["why_inexact"] = self.why_inexact
+        if self.blocks > 1:
+            row["blocks"] = self.blocks
         return row
 
 
@@ -151,6 +154,7 @@ def _group(row: Any, where: str) -> PlanGroup:
         score=dict(row.get("score") or {}),
         locked=row.get("locked"),
         why_inexact=row.get("why_inexact"),
+        blocks=int(row.get("blocks", 1)),
     )
 
 

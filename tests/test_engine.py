@@ -142,7 +142,7 @@ def test_labels_join_through_selections_and_freeze_with_them() -> None:
         Freeze(2, "why", 2, np.array([0])),
     ]
     factors = factorize([4, 4, 2], relations)
-    labeling = label(factors, relations)
+    labeling = label(factors, relations, {})
     (first,) = labeling.roots(0, 4)
     (reverse,) = labeling.roots(1, 4)
     (part,) = labeling.roots(2, 2)
@@ -250,12 +250,13 @@ def concat_of_products() -> Model:
 
 def test_units_of_a_fused_product_are_heads_and_two_widths() -> None:
     groups = analyze_model(concat_of_products()).groups
-    assert sorted(g.size for g in groups) == [2, 3, 4]
-    by_size = {g.size: g for g in groups}
+    assert sorted((g.width, g.blocks) for g in groups) == [(2, 1), (3, 2), (4, 2)]
+    by_size = {g.width: g for g in groups}
     unit = {m.initializer: m.unit.tolist() for m in by_size[2].members}
     assert unit["w"] == [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3 + [0] * 4 + [1] * 4
     assert unit["w2"] == [0] * 4 + [1] * 4
-    assert {m.initializer: m.unit.tolist() for m in by_size[3].members} == {"w": [0, 1, 2] * 4 + [-1] * 8}
+    assert {m.initializer: m.unit.tolist() for m in by_size[3].members} == {"w": [0, 1, 2, 3, 4, 5] * 2 + [-1] * 8}
+    assert by_size[3].block.tolist() == [0] * 3 + [1] * 3
     assert {m.initializer for m in by_size[4].members} == {"w", "w2"}
 
 

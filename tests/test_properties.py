@@ -7,7 +7,7 @@ each of them can. A failure prints the smallest set of blocks that still fails, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,22 @@ def plan_for(analysis: Analysis, removed: Removed) -> Plan:
     return make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
 
 
+def everywhere(group: Group, positions: Sequence[int]) -> list[int]:
+    """Give the units at these positions of every block."""
+    return sorted(int(np.flatnonzero(group.block == b)[k]) for b in range(group.blocks) for k in positions)
+
+
 def random_removal(
     analysis: Analysis, rng: np.random.Generator, *, exact: bool = True, stay: int = 1
 ) -> dict[str, list[int]]:
-    """Draw units to remove: from most groups, at least `stay` left in each."""
+    """Draw units to remove: from most groups, equally many from every block, at least `stay` left in each."""
     chosen: dict[str, list[int]] = {}
     for g in analysis.groups:
-        if (exact and not g.exact) or g.size <= stay or rng.random() < 0.25:
+        if (exact and not g.exact) or g.width <= stay or rng.random() < 0.25:
             continue
-        n = int(rng.integers(1, g.size - stay + 1)) if rng.random() < 0.3 else max(1, g.size // 3)
-        chosen[g.id] = sorted(rng.permutation(g.size)[: min(n, g.size - stay)].tolist())
+        n = int(rng.integers(1, g.width - stay + 1)) if rng.random() < 0.3 else max(1, g.width // 3)
+        drawn = [rng.permutation(np.flatnonzero(g.block == b))[: min(n, g.width - stay)] for b in range(g.blocks)]
+        chosen[g.id] = sorted(np.concatenate(drawn).tolist())
     return chosen
 
 
@@ -129,8 +135,10 @@ def check_composition(graph: Graph) -> None:
     rng = np.random.default_rng([graph.seed, 3])
     first, second = {}, {}
     for name, units in random_removal(analysis, rng, exact=False, stay=2).items():
-        cut = int(rng.integers(len(units) + 1))
-        first[name], second[name] = units[:cut], units[cut:]
+        group = analysis.group(name)
+        cut = int(rng.integers(len(units) // group.blocks + 1))
+        by_block = np.array(sorted(units, key=lambda u: int(group.block[u]))).reshape(group.blocks, -1)
+        first[name], second[name] = by_block[:, :cut].ravel().tolist(), by_block[:, cut:].ravel().tolist()
     both = {name: [*first[name], *second[name]] for name in first}
     at_once = apply_plan(analysis, plan_for(analysis, both))
     step_plan = plan_for(analysis, first)
@@ -156,6 +164,8 @@ def carried_over(analysis: Analysis, plan: Plan, later: Analysis, removed: Remov
         group = analysis.group(name)
         for u in units:
             options: set[tuple[str, int]] | None = None
+            if not any(((m.unit == u) & analysis.keep(m.axis_id, alive)).any() for m in group.members):
+                continue  # its whole block is gone
             for m in group.members:
                 keep = analysis.keep(m.axis_id, alive)
                 rank = np.cumsum(keep) - 1

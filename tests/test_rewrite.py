@@ -20,17 +20,17 @@ from onnxprune.rewrite.apply import apply_plan
 from onnxprune.verification.twin import masked_twin
 from tests.random_graphs import build
 from tests.test_engine import concat_of_products, model_of, node, two_layers
-from tests.test_properties import constants, distance, plan_for, run
+from tests.test_properties import constants, distance, everywhere, plan_for, run
 
 RTOL = 1e-5  # of an output's range: float32, two or three layers
 
 
 def cut(model: Model, removed: Mapping[int, Sequence[int]]) -> tuple[Analysis, Plan, onnx.ModelProto]:
-    """Remove units by the size of their group, which these tests keep distinct."""
+    """Remove units by the width of their group, which these tests keep distinct; in every block of it alike."""
     analysis = analyze_model(model)
-    sizes = [g.size for g in analysis.groups]
-    assert len(set(sizes)) == len(sizes), sizes
-    plan = plan_for(analysis, {g.id: removed[g.size] for g in analysis.groups if g.size in removed})
+    widths = [g.width for g in analysis.groups]
+    assert len(set(widths)) == len(widths), widths
+    plan = plan_for(analysis, {g.id: everywhere(g, removed[g.width]) for g in analysis.groups if g.width in removed})
     assert not plan.empty
     return analysis, plan, apply_plan(analysis, plan).proto
 
@@ -173,8 +173,8 @@ def test_shared_shape_constants_are_never_edited_in_place() -> None:
     weights = {"wa": (5, 6), "wb": (5, 6), "wc": (6, 4), "wd": (6, 4)}
     model = model_of(nodes, weights, (3, 5), (3, 4), shape=[3, 2, 3], flat=[3, 6])
     analysis = analyze_model(model)
-    group = next(g for g in analysis.groups if g.size == 3 and {m.initializer for m in g.members} == {"wb", "wd"})
-    plan = plan_for(analysis, {group.id: [0]})
+    group = next(g for g in analysis.groups if g.width == 3 and {m.initializer for m in g.members} == {"wb", "wd"})
+    plan = plan_for(analysis, {group.id: [0, 4]})
     pruned = apply_plan(analysis, plan).proto
     after = constants(pruned)
     assert after["shape"].tolist() == [3, 2, 3]
@@ -396,7 +396,7 @@ def test_group_norm_computes_its_statistics_over_what_stays() -> None:
         if t.name in ("one", "zero"):
             t.CopyFrom(numpy_helper.from_array(np.full(3, float(t.name == "one"), np.float32), t.name))
     analysis, _, pruned = cut(model, {4: [1], 3: [2]})
-    assert {g.size: g.exact for g in analysis.groups} == {4: False, 3: True}
+    assert {(g.size, g.blocks): g.exact for g in analysis.groups} == {(12, 3): False, (3, 1): True}
     kept = [0, 2, 3, 4, 6, 7]
     w, x = constants(model.proto), random(2, 3, 6, 5)
     a = np.einsum("nchw,dc->ndhw", x, w["wa"][kept, :, 0, 0])

@@ -54,7 +54,7 @@ def between(
 def sizes(analysis: Analysis) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for g in analysis.groups:
-        found.setdefault(g.kind, []).append(g.size)
+        found.setdefault(g.kind, []).append(g.width)
     return {k: sorted(v) for k, v in found.items()}
 
 
@@ -102,10 +102,10 @@ def test_a_depthwise_convolution_follows_its_input() -> None:
 
 def test_a_depthwise_multiplier_is_a_width_of_its_own() -> None:
     analysis = between([node("Conv", "h wd", "t", group=8)], weights={"wd": (24, 1, 1, 1)}, after=24)
-    assert sorted(g.size for g in analysis.groups) == [3, 8]
-    by_size = {g.size: k for k, g in enumerate(analysis.groups)}
+    assert sorted((g.width, g.blocks) for g in analysis.groups) == [(3, 8), (8, 1)]
+    by_size = {g.width: k for k, g in enumerate(analysis.groups)}
     assert members(analysis, by_size[8])["wd", 0] == [u for u in range(8) for _ in range(3)]
-    assert members(analysis, by_size[3])["wd", 0] == [0, 1, 2] * 8
+    assert members(analysis, by_size[3])["wd", 0] == list(range(24))
 
 
 def test_a_grouped_convolution_has_groups_and_widths_inside() -> None:
@@ -203,7 +203,7 @@ def test_softmax_over_the_axis_is_approximate_and_along_another_exact() -> None:
 def test_group_normalization_is_exact_for_groups_and_approximate_inside() -> None:
     nodes = [node("GroupNormalization", "h g b", "t", num_groups=2)]
     analysis = between(nodes, opset=21, weights={"g": (8,), "b": (8,)})
-    assert {(g.size, g.exact) for g in analysis.groups} == {(2, True), (4, False)}
+    assert {(g.size, g.blocks, g.exact) for g in analysis.groups} == {(2, 1, True), (8, 2, False)}
 
 
 # --- movement ---

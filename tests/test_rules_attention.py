@@ -77,7 +77,7 @@ def units(model: Model) -> dict[str, list[int]]:
     """Give the sizes of the groups by kind."""
     found: dict[str, list[int]] = {}
     for group in onnxprune.analyze(model).groups:
-        found.setdefault(group.kind, []).append(group.size)
+        found.setdefault(group.kind, []).append(group.width)
     return {kind: sorted(sizes) for kind, sizes in sorted(found.items())}
 
 
@@ -200,7 +200,7 @@ def test_learned_queries_go_approximately_no_further_than_the_output() -> None:
     z = g.node("Attention", [queries, k, v], ["z"], q_num_heads=3, kv_num_heads=3)
     pooled = g.node("ReduceSum", [z, g.weight("axes", value=np.array([1], dtype=np.int64))], ["pooled"])
     model = g.model(pooled, 24, length=1)
-    kinds = {(group.kind, group.size, group.exact) for group in onnxprune.analyze(model).groups}
+    kinds = {(group.kind, group.width, group.exact) for group in onnxprune.analyze(model).groups}
     assert ("heads", 3, True) in kinds
     assert ("head_dim", 6, True) in kinds
     assert all(not exact for _, size, exact in kinds if size == 7)
@@ -212,7 +212,7 @@ def test_a_product_of_unzeroed_sides_is_approximate() -> None:
     q = g.node("Sigmoid", [g.linear("x", "q", C, 18)], ["q.gate"])
     k = g.node("Sigmoid", [g.linear("x", "k", C, 18)], ["k.gate"])
     z = g.node("Attention", [q, k, g.linear("x", "v", C, 24)], ["z"], q_num_heads=3, kv_num_heads=3)
-    groups = {(group.kind, group.size): group.exact for group in onnxprune.analyze(g.model(z, 24)).groups}
+    groups = {(group.kind, group.width): group.exact for group in onnxprune.analyze(g.model(z, 24)).groups}
     assert groups == {("heads", 3): True, ("head_dim", 6): False, ("head_dim", 8): True}
 
 

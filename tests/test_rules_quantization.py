@@ -51,7 +51,7 @@ def model_of(
 def sizes(analysis: Analysis) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for g in analysis.groups:
-        found.setdefault(g.kind, []).append(g.size)
+        found.setdefault(g.kind, []).append(g.width)
     return {k: sorted(v) for k, v in found.items()}
 
 

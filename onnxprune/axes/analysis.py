@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import unknown_name
+from ..errors import RuleDefect, unknown_name
 from ..graph.model import Model
+from ..graph.shapes import LENGTHS
+from .blocks import find_contexts
 from .collect import Collection
 from .costs import Cost, Costs
 from .exactness import inexact_axes
@@ -27,6 +29,7 @@ from .naming import group_ids, kind_of
 from .sizes import check_sizes
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]
+SHORT_LENGTHS = (8, 4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Member:
 class Group:
     """The interchangeable units of one elementary axis.
 
-    `roots[u]` identifies unit u in the analysis. `locked` says why none may go, though nothing freezes them.
+    `roots[u]` identifies unit u in the analysis. Units lie in blocks, `block[u]`, of equal size: one, or one for every
+    head where other head dims may go in every head. All blocks lose equally many.
     """
 
     id: str
@@ -59,7 +63,23 @@ class Group:
     why_inexact: str | None
     members: tuple[Member, ...]
     roots: Labels = field(repr=False)
-    nodes: tuple[str, ...] = ()
+    nodes: tuple[str, ...]
+    block: Labels = field(repr=False)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return int(self.block.max(initial=0)) + 1
+
+    @property
+    def width(self) -> int:
+        """Number of units in one block."""
+        return self.size // self.blocks
+
+    def is_balanced(self, removed: Sequence[int]) -> bool:
+        """Say whether every block loses equally many of the units `removed`."""
+        lost = np.bincount(self.block[np.asarray(removed, dtype=np.int64)], minlength=self.blocks)
+        return bool((lost == lost[0]).all())
 
     def matches(self, globs: Iterable[str], *, consumers: bool = True) -> bool:
         """Say whether any glob matches the group's id, a member's initializer or a producing node.
@@ -82,15 +102,23 @@ class Locked:
 
 
 class Analysis:
-    """What can go together in one model, at the sizes of one analysis."""
+    """What can go together in one model, at the sizes of one analysis.
 
-    def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    `lengths` are sizes to try for dynamic axes that `input_shapes` leaves open.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+        lengths: Sequence[int | None] = (None, *LENGTHS),
+    ) -> None:
         self.model = model
-        self.collection = Collection(model, input_shapes)
+        self.collection = Collection(model, input_shapes, lengths)
         c = self.collection
         self.factors: Factorization = factorize(c.sizes, c.relations)
         c.relations.extend(check_sizes(c, self.factors))
-        self.labeling: Labeling = label(self.factors, c.relations)
+        self.labeling: Labeling = label(self.factors, c.relations, find_contexts(c, self.factors))
         self._roots: dict[int, list[Labels]] = {}
         self.groups: tuple[Group, ...] = self._find_groups()
 
@@ -105,11 +133,33 @@ class Analysis:
         return self._roots[cls]
 
     def keep(self, axis: int, alive: Keep) -> Keep:
-        """Give which indices of an axis stay when the roots not `alive` go."""
+        """Give which indices of an axis stay when the roots not `alive` go.
+
+        Where they differ from block to block along another axis, they are those of the first block that stays.
+        """
         stays = np.ones(self.collection.sizes[axis], dtype=bool)
-        for roots in self.roots(axis):
+        cls = self.factors.class_of[axis]
+        varies = len(stays) > 1 and self.labeling.has_context_elsewhere(cls)
+        for roots in self.labeling.roots(cls, len(stays), alive) if varies else self.roots(axis):
             stays &= (roots < 0) | alive[np.maximum(roots, 0)]
         return stays
+
+    def emptied(self, alive: Keep) -> int | None:
+        """Give an axis of which nothing stays, None where there is none."""
+        return next((axis for axis in self._one_axis_per_class if not self.keep(axis, alive).any()), None)
+
+    @cached_property
+    def _one_axis_per_class(self) -> tuple[int, ...]:
+        """One axis of every class that a group runs along."""
+        first: dict[int, int] = {}
+        for axis, cls in enumerate(self.factors.class_of):
+            if self.collection.sizes[axis] > 1:
+                first.setdefault(cls, axis)
+        return tuple(axis for axis in first.values() if self._numbers_on(self._group_of_root, axis))
+
+    def groups_on(self, axis: int) -> list[Group]:
+        """List the groups whose units run along an axis."""
+        return [self.groups[k] for k in self._numbers_on(self._group_of_root, axis)]
 
     def all_alive(self) -> Keep:
         """Give the state in which nothing is removed."""
@@ -127,7 +177,7 @@ class Analysis:
 
     def _find_groups(self) -> tuple[Group, ...]:
         root, frozen = self.labeling.root, self.labeling.frozen
-        signature = self._signatures()
+        signature = self.labeling.signatures()
         live = np.flatnonzero((root == np.arange(len(root))) & ~frozen)
         unit_lists = _by_signature(live, signature[live])
         group_of = np.full(len(root), -1, dtype=np.int64)
@@ -152,22 +202,12 @@ class Analysis:
                 kinds[g],
                 chosen[g],
                 unit_lists[g],
+                self.labeling.block[unit_lists[g]],
                 inexact.get(g, []),
                 tuple(dict.fromkeys(self.collection.ops[n].node.name for _, n in hints.get(g, []))),
             )
             for g in ranked
         )
-
-    def _signatures(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """Hash, per root, which leaves its labels lie on: units of one signature are interchangeable."""
-        n_leaves = len(self.factors.leaf_size)
-        x = np.arange(1, n_leaves + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        per_label = np.repeat(x ^ (x >> np.uint64(31)), np.array(self.factors.leaf_size, dtype=np.int64))
-        total = np.zeros(len(per_label), dtype=np.uint64)
-        np.add.at(total, self.labeling.root, per_label)
-        return total
 
     def _members(self, group_of: Labels, unit_of: Labels) -> dict[int, list[Member]]:
         found: dict[int, list[Member]] = {}
@@ -210,20 +250,20 @@ class Analysis:
     def _per_group(self, group_of: Labels, statements: Iterable[tuple[int, Any]]) -> dict[int, list[Any]]:
         """File statements about axes under the groups that run along them."""
         result: dict[int, list[Any]] = {}
+        known: dict[int, list[int]] = {}
         for axis, statement in statements:
-            for g in self._groups_on(group_of, axis):
+            cls = self.factors.class_of[axis]
+            if cls not in known:
+                known[cls] = self._numbers_on(group_of, axis)
+            for g in known[cls]:
                 result.setdefault(g, []).append(statement)
         return result
 
-    def _groups_on(self, group_of: Labels, axis: int) -> list[int]:
-        cls = self.factors.class_of[axis]
-        cache = self.__dict__.setdefault("_groups_of_class", {})
-        if cls not in cache:
-            on: set[int] = set()
-            for roots in self.roots(axis):
-                on.update(np.unique(group_of[roots[roots >= 0]]).tolist())
-            cache[cls] = sorted(on - {-1})
-        return list(cache[cls])
+    def _numbers_on(self, group_of: Labels, axis: int) -> list[int]:
+        on: set[int] = set()
+        for roots in self.roots(axis):
+            on.update(np.unique(group_of[roots[roots >= 0]]).tolist())
+        return sorted(on - {-1})
 
     def _hints(self, group_of: Labels) -> dict[int, list[tuple[str, int]]]:
         flat = [(axis, hint) for axis, hints in self.collection.hints.items() for hint in hints]
@@ -316,13 +356,19 @@ def _first_index(member: Member) -> Labels:
 def _outer_first(member: Member) -> tuple[int, int, list[int]]:
     """Order groups along one axis by where they begin; of two factors the outer one comes first."""
     first = sorted(_first_index(member).tolist())
-    return first[0], -first[1], first
+    return first[0], -first[1] if len(first) > 1 else 0, first
 
 
 def _group(
-    id_: str, kind: str, members: list[Member], roots: Labels, inexact: list[str], nodes: tuple[str, ...]
+    id_: str,
+    kind: str,
+    members: list[Member],
+    roots: Labels,
+    block: Labels,
+    inexact: list[str],
+    nodes: tuple[str, ...],
 ) -> Group:
-    """Make a group, numbering its units along its first member."""
+    """Make a group, numbering its units along its first member, and its blocks as they begin there."""
     first = np.full(len(roots), np.iinfo(np.int64).max)
     known = _first_index(members[0])
     first[: len(known)] = known
@@ -331,7 +377,9 @@ def _group(
     rank[order] = np.arange(len(roots))
     renumbered = tuple(replace(m, unit=np.where(m.unit >= 0, rank[np.maximum(m.unit, 0)], -1)) for m in members)
     why = inexact[0] if inexact else None
-    return Group(id_, kind, len(roots), not inexact, why, renumbered, roots[order], nodes)
+    _, begin, part = np.unique(block[order], return_index=True, return_inverse=True)
+    block = np.argsort(np.argsort(begin))[part]
+    return Group(id_, kind, len(roots), not inexact, why, renumbered, roots[order], nodes, block)
 
 
 def _by_signature(live: Labels, signature: np.ndarray[Any, np.dtype[np.uint64]]) -> list[Labels]:
@@ -345,7 +393,18 @@ def _by_signature(live: Labels, signature: np.ndarray[Any, np.dtype[np.uint64]])
 
 
 def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
-    """Analyze a model: see `Analysis`."""
+    """Analyze a model: see `Analysis`.
+
+    Where the usual sizes of dynamic axes contradict each other, such as a length beyond a table of positions, small
+    ones are tried.
+    """
     from .. import rules  # noqa: F401  registers the built-in rules
 
-    return Analysis(model, input_shapes)
+    first: RuleDefect | None = None
+    for lengths in ((None, *LENGTHS), *((n,) for n in SHORT_LENGTHS)):
+        try:
+            return Analysis(model, input_shapes, lengths)
+        except RuleDefect as defect:  # noqa: PERF203  at most three times
+            first = first or defect
+    assert first is not None
+    raise first

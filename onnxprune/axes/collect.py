@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from ..errors import RuleDefect
 from ..graph.model import Model
-from ..graph.shapes import Shapes, concrete_shapes
+from ..graph.shapes import LENGTHS, Shapes, concrete_shapes
 from ..graph.view import View, skeleton, view
 from ..registry import Registry
 from .op import Op, Unruly, Value
@@ -46,11 +46,16 @@ class Collection:
     read a size as a plain number, such as an attention's scale, and keep its present value.
     """
 
-    def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+        lengths: Sequence[int | None] = (None, *LENGTHS),
+    ) -> None:
         self.model = model
         bare = skeleton(model.proto, model.flat)
         self.view: View = view(model, bare)
-        self.shapes: Shapes = concrete_shapes(model.flat, bare, input_shapes)
+        self.shapes: Shapes = concrete_shapes(model.flat, bare, input_shapes, lengths)
         self.opset = max((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self.sizes: list[int] = []
         self.owner: list[tuple[Value, int] | None] = []

@@ -7,16 +7,20 @@ Selections between plain axes join labels one to one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from .blocks import Contexts
 from .factors import Factorization
 from .labels import Labels, connected_components
 from .relations import Freeze, Relation, Select
 
 Layer = tuple[int, Labels]
+Alive = np.ndarray[Any, np.dtype[np.bool_]]
 MAX_DEPTH = 16
 
 
@@ -24,29 +28,72 @@ MAX_DEPTH = 16
 class Labeling:
     """Labels of every leaf in one number space: label j of leaf f is `offset[f] + j`.
 
-    `root[label]` is the smallest label of the labels it must go with; `frozen[root]` says that it may not go.
+    A leaf with a context has labels of its own in every block: block b, label j is `offset[f] + b * leaf_size[f] + j`.
+    `root[label]` is the smallest label of the labels it must go with; `frozen[root]` says that it may not go, and
+    `block[root]` numbers the blocks that must lose equally many, -1 for none.
     """
 
     factors: Factorization
-    offset: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    contexts: Contexts
+    offset: Labels = field(init=False)
     covers: dict[int, list[Layer]] = field(default_factory=dict)
-    root: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    frozen: np.ndarray[tuple[int], np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    root: Labels = field(init=False)
+    frozen: np.ndarray[tuple[int], np.dtype[np.bool_]] = field(init=False)
+    block: Labels = field(init=False)
 
-    def layers(self, cls: int, index: Labels) -> list[Layer]:
-        """Give, for indices of a class, the labels per leaf: (leaf, label or -1 where it has none of that leaf)."""
+    def __post_init__(self) -> None:
+        sizes = [self.blocks(leaf) * n for leaf, n in enumerate(self.factors.leaf_size)]
+        self.offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def blocks(self, leaf: int) -> int:
+        """Count the blocks of a leaf: 1 without a context."""
+        return math.prod(self.factors.leaf_size[g] for g in self.contexts.get(leaf, ()))
+
+    def layers(self, cls: int, index: Labels, alive: Alive | None = None) -> list[Layer]:
+        """Give, for indices of a class, the labels per leaf: (leaf, label or -1 where it has none of that leaf).
+
+        Where a leaf's context lies on another axis, they are those of its first block, or of its first one `alive`.
+        """
         result: list[Layer] = []
-        sizes = [self.factors.leaf_size[leaf] for leaf in self.factors.leaves[cls]]
-        parts = np.unravel_index(index, sizes)
-        for leaf, label in zip(self.factors.leaves[cls], parts, strict=True):
-            result += self._resolved(leaf, label.astype(np.int64), 0)
+        leaves = self.factors.leaves[cls]
+        parts = np.unravel_index(index, [self.factors.leaf_size[leaf] for leaf in leaves])
+        for k, leaf in enumerate(leaves):
+            label = parts[k].astype(np.int64)
+            if leaf in self.contexts:
+                label += self._block(leaf, leaves[:k], parts[:k], alive) * self.factors.leaf_size[leaf]
+            result += self._resolved(leaf, label, 0)
         return result
 
+    def has_context_elsewhere(self, cls: int) -> bool:
+        """Say whether a leaf of the class has a context that is not part of the class."""
+        leaves = self.factors.leaves[cls]
+        return any(g not in leaves for leaf in leaves for g in self.contexts.get(leaf, ()))
+
+    def _block(
+        self, leaf: int, outer: tuple[int, ...], parts: tuple[Labels, ...], alive: Alive | None
+    ) -> Labels | np.int64:
+        """Number the block that indices lie in, by the leaves outside of theirs in the same axis."""
+        context = self.contexts[leaf]
+        sizes = [self.factors.leaf_size[g] for g in context]
+        place = []
+        for g, size in zip(context, sizes, strict=True):
+            if g in outer:
+                place.append(parts[outer.index(g)])
+            else:
+                place.append(np.array(0 if alive is None else self._first_alive(g, size, alive)))
+        return np.asarray(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), sizes), dtype=np.int64)
+
+    def _first_alive(self, leaf: int, size: int, alive: Alive) -> int:
+        stays = np.ones(size, dtype=bool)
+        for other, lab in self._resolved(leaf, np.arange(size, dtype=np.int64), 0):
+            stays &= (lab < 0) | alive[self.root[self.offset[other] + np.maximum(lab, 0)]]
+        return int(np.argmax(stays))
+
     def whole(self, cls: int) -> list[Layer]:
-        """Give all labels of a class, per leaf."""
+        """Give all labels of a class, per leaf, in every block."""
         result = []
         for leaf in self.factors.leaves[cls]:
-            every = np.arange(self.factors.leaf_size[leaf], dtype=np.int64)
+            every = np.arange(self.blocks(leaf) * self.factors.leaf_size[leaf], dtype=np.int64)
             result += [(f, lab[lab >= 0]) for f, lab in self._resolved(leaf, every, 0)]
         return result
 
@@ -58,34 +105,82 @@ class Labeling:
         plain = label >= 0
         result: list[Layer] = []
         for other, table in covers:
-            inherited = np.where(label >= 0, table[at], -1)
-            plain &= inherited < 0
-            if (inherited >= 0).any():
-                result += self._resolved(other, inherited, depth + 1)
+            taken = np.where(label >= 0, table[at], -1)
+            plain &= taken < 0
+            if (taken >= 0).any():
+                result += self._resolved(other, taken, depth + 1)
         if plain.any():
             result.append((leaf, np.where(plain, label, -1)))
         return result
 
-    def roots(self, cls: int, size: int) -> list[Labels]:
+    def roots(self, cls: int, size: int, alive: Alive | None = None) -> list[Labels]:
         """Give, for every index of a class, the roots it belongs to: one array per layer, -1 for none."""
         every = np.arange(size, dtype=np.int64)
-        return [np.where(lab >= 0, self.root[self.offset[leaf] + lab], -1) for leaf, lab in self.layers(cls, every)]
+        layers = self.layers(cls, every, alive)
+        return [np.where(lab >= 0, self.root[self.offset[leaf] + lab], -1) for leaf, lab in layers]
+
+    def signatures(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Hash, per root, which leaves its labels lie on: units of one signature are interchangeable."""
+        x = np.arange(1, len(self.factors.leaf_size) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        per_label = np.repeat(x ^ (x >> np.uint64(31)), np.diff(self.offset))
+        total = np.zeros(len(per_label), dtype=np.uint64)
+        np.add.at(total, self.root, per_label)
+        return total
 
 
-def label(factors: Factorization, relations: list[Relation]) -> Labeling:
-    """Join labels through all selections, and mark those that are frozen."""
-    sizes = np.array(factors.leaf_size, dtype=np.int64)
-    labeling = Labeling(factors, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+def label(factors: Factorization, relations: list[Relation], contexts: Contexts) -> Labeling:
+    """Join labels through all selections, and mark those that are frozen.
+
+    A leaf whose blocks turn out not to be free of each other, or not alike, is labeled without its context.
+    """
     edges = _edges(factors, relations)
-    _cover(labeling, edges)
-    a: list[Labels] = []
-    b: list[Labels] = []
-    stuck: list[Labels] = []
-    for source, index, target in edges:
-        _link(labeling, labeling.layers(source, index), labeling.layers(target, np.arange(len(index))), a, b, stuck)
-    labeling.root = connected_components(int(sizes.sum()), a, b)
-    _freeze(labeling, relations, stuck)
-    return labeling
+    while True:
+        labeling = Labeling(factors, contexts)
+        _cover(labeling, edges)
+        a: list[Labels] = []
+        b: list[Labels] = []
+        stuck: list[Labels] = []
+        for source, index, target in edges:
+            _link(labeling, labeling.layers(source, index), labeling.layers(target, np.arange(len(index))), a, b, stuck)
+        labeling.root = connected_components(int(labeling.offset[-1]), a, b)
+        _freeze(labeling, relations, stuck)
+        tied = _number_blocks(labeling)
+        if not tied:
+            return labeling
+        contexts = {leaf: context for leaf, context in contexts.items() if leaf not in tied}
+
+
+def _number_blocks(labeling: Labeling) -> set[int]:
+    """Number the blocks of the roots; give the leaves whose blocks are joined, frozen in part, or of several groups."""
+    labeling.block = np.full(len(labeling.root), -1, dtype=np.int64)
+    signature = labeling.signatures() if labeling.contexts else np.zeros(0, dtype=np.uint64)
+    tied: set[int] = set()
+    used = 0
+    for leaf in sorted(labeling.contexts):
+        blocks, start, end = labeling.blocks(leaf), labeling.offset[leaf], labeling.offset[leaf + 1]
+        root = labeling.root[start:end].reshape(blocks, -1)
+        frozen = labeling.frozen[root]
+        live = root[:, ~frozen[0]]
+        if (frozen != frozen[0]).any() or len(np.unique(live)) < live.size or len(np.unique(signature[live])) > 1:
+            tied.add(leaf)
+            continue
+        known = labeling.block[live]
+        if (known < 0).all():
+            labeling.block[live] = used + np.arange(blocks)[:, None]
+            used += blocks
+        elif not _same_parts(known, labeling.block):
+            tied.add(leaf)
+    return tied
+
+
+def _same_parts(known: Labels, block: Labels) -> bool:
+    """Say whether the rows of `known` are different blocks, each of them whole."""
+    first = known[:, 0]
+    if (known != first[:, None]).any() or first.min() < 0 or len(np.unique(first)) < len(first):
+        return False
+    return bool((np.bincount(block[block >= 0])[first] == known.shape[1]).all())
 
 
 def _edges(factors: Factorization, relations: list[Relation]) -> list[tuple[int, Labels, int]]:

@@ -46,7 +46,8 @@ def _leaf(analysis: Analysis, leaf: int, labels: Labels) -> str:
     for start, stop in zip(starts, [*starts[1:], len(labels)], strict=True):
         inner = [(other, table[start:stop]) for other, table in covered if table[start] >= 0]
         if inner:
-            distinct = [(other, np.unique(table)) for other, table in inner]
+            sizes = analysis.factors.leaf_size
+            distinct = [(other, np.unique(table % sizes[other])) for other, table in inner]
             product = [_leaf(analysis, other, table) for other, table in distinct]
             times = int(stop - start) // math.prod(len(table) for _, table in distinct)
             text = f"({' '.join(product)})" if len(product) > 1 else product[0]

@@ -30,6 +30,7 @@ def survey(
         "groups": [group_row(analysis, g) for g in shown_groups(analysis, kinds, include, exclude)],
         "locked": [locked_row(analysis, row) for row in analysis.locked],
         "without_rule": without_rule(analysis),
+        "tried": tried(analysis),
     }
 
 
@@ -49,26 +50,45 @@ def shown_groups(
 
 
 def group_row(analysis: Analysis, group: Group) -> Row:
-    """Describe one group. `unit` is what removing its first unit saves."""
+    """Describe one group. `unit` is what removing its first unit saves, or its share of one unit in every block."""
+    import numpy as np
+
     before = analysis.cost
-    after = analysis.costs(analysis.alive({group.id: [0]}))
+    first_units = np.unique(group.block, return_index=True)[1].tolist()
+    after = analysis.costs(analysis.alive({group.id: first_units}))
     spans = {(m.initializer, m.axis): m.role for m in group.members}
     first = group.members[0].initializer
     return {
         "id": group.id,
         "kind": group.kind,
         "size": group.size,
+        "blocks": group.blocks,
         "exact": group.exact,
         "why_inexact": group.why_inexact,
         "unit": {
-            "params": before.params - after.params,
-            "macs": before.macs - after.macs,
-            "bytes": before.bytes - after.bytes,
+            "params": (before.params - after.params) // group.blocks,
+            "macs": (before.macs - after.macs) // group.blocks,
+            "bytes": (before.bytes - after.bytes) // group.blocks,
         },
         "spans": [{"initializer": name, "axis": axis, "role": role} for (name, axis), role in spans.items()],
         "layout": {"initializer": first, "axes": analysis.layout(first)},
         "nodes": list(group.nodes),
+        "tried": leans_on(analysis, group),
     }
+
+
+def leans_on(analysis: Analysis, group: Group) -> list[str]:
+    """List the nodes without a rule that a group runs through: what they do was found by trying them."""
+    import numpy as np
+
+    collection = analysis.collection
+    found = []
+    for index in collection.probed:
+        op = collection.ops[index]
+        axes = [a for v in (*op.inputs, *op.outputs) if v is not None for a in v.axes if a.size > 1]
+        if any(np.isin(roots, group.roots).any() for a in axes for roots in analysis.roots(a.id)):
+            found.append(collection.node_label(index))
+    return found
 
 
 def locked_row(analysis: Analysis, row: Any) -> Row:
@@ -87,6 +107,11 @@ def locked_row(analysis: Analysis, row: Any) -> Row:
 def without_rule(analysis: Analysis) -> list[Row]:
     """List the operators that no rule covers, with the nodes' names."""
     return [{"op": name, "nodes": nodes} for name, nodes in analysis.collection.nodes_without_rule().items()]
+
+
+def tried(analysis: Analysis) -> list[Row]:
+    """List those of them whose relations were found by running them."""
+    return [{"op": name, "nodes": nodes} for name, nodes in analysis.collection.nodes_probed().items()]
 
 
 def why(analysis: Analysis, name: str) -> dict[str, Any]:

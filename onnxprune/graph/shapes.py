@@ -62,16 +62,19 @@ LENGTHS = (48, 576, 4096)
 
 
 def concrete_shapes(
-    flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+    flat: Flat,
+    bare: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    lengths: Sequence[int | None] = (None, *LENGTHS),
 ) -> Shapes:
     """Determine the shape of every value of a flat graph.
 
     `bare` is the skeleton of `flat`. `input_shapes` gives sizes for dynamic axes by input name; a fixed axis must be
-    given its own size. Where usual sizes do not suit the model, others are tried.
+    given its own size. Where usual sizes do not suit the model, others are tried, in the order of `lengths`.
     Raises `OptionError` for an unknown input or a contradiction, `ModelError` when shape inference fails.
     """
     best: tuple[int, Shapes] | None = None
-    for length in (None, *LENGTHS):
+    for length in lengths:
         copy = onnx.ModelProto()
         copy.CopyFrom(bare)
         shapes = _shapes_at(flat, copy, input_shapes, length)

@@ -41,12 +41,20 @@ def check_plan(analysis: Analysis, plan: Plan) -> None:
     label = analysis.model.label
     if plan.source_sha256 != analysis.model.sha256:
         raise PlanError(f"the plan was made for another file than {label} (its sha256 differs)")
-    sizes = {g.id: g.size for g in analysis.groups}
+    groups = {g.id: g for g in analysis.groups}
     for group in plan.groups:
-        if sizes.get(group.id) != group.size and group.removed:
+        found = groups.get(group.id)
+        if group.removed and (found is None or found.size != group.size):
             raise PlanError(f"the plan's group {group.id!r} of {group.size} units is none of {label}")
+        if found is not None and not found.is_balanced(group.removed):
+            raise PlanError(f"the plan takes unequal numbers from the {found.blocks} blocks of group {group.id!r}")
         if len(group.removed) >= group.size:
             raise PlanError(f"the plan removes every unit of group {group.id!r}; one always stays")
+    emptied = analysis.emptied(analysis.alive({g.id: g.removed for g in plan.groups}))
+    if emptied is not None:
+        owner = analysis.collection.axis_value(emptied)
+        where = f"{owner[0].name!r} axis {owner[1]}" if owner else "an axis"
+        raise PlanError(f"the plan's groups together remove every index of {where}; one always stays")
     if make_plan(analysis, plan.groups).slices != plan.slices:
         raise PlanError(f"the plan's slices do not follow from its groups for {label}")
 

@@ -15,7 +15,7 @@ from ..criteria.units import group_scores
 from ..errors import NotMetError, OptionError, unknown_name
 from ..planfile import Plan, PlanGroup
 from .eligible import Limits, aligned_removal, eligible, limits
-from .target import METRICS, Candidate, meet_targets
+from .target import METRICS, Candidate, alive_after, meet_targets
 
 DEFAULT_CRITERION = "l2"
 
@@ -88,6 +88,7 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
         counts = _global_counts(candidates, options.ratio or 0.0)
     else:
         counts = {c.group.id: local_count(c, options.ratio or 0.0) for c in candidates}
+    counts = _leave_something(analysis, candidates, counts)
     order = {c.group.id: c.order for c in candidates}
     rows = []
     for group in analysis.groups:
@@ -95,13 +96,19 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
         removed = tuple(sorted(order[group.id][:n].tolist())) if n else ()
         used: dict[str, Any] = scored[group.id][1] if group.id in scored else {}
         locked, why = reasons[group.id], group.why_inexact
-        rows.append(PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, locked, why))
+        rows.append(PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, locked, why, group.blocks))
     return make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
 
 
 def _candidate(group: Group, scores: np.ndarray[Any, np.dtype[np.float64]], bound: Limits) -> Candidate:
-    """Order a group's units, the least important first; among equals the higher index goes first."""
+    """Order a group's units, the least important first; among equals the higher index goes first.
+
+    The blocks of a group take turns, each with its own least important unit.
+    """
     order = np.lexsort((-np.arange(group.size), scores))
+    if group.blocks > 1:
+        grouped = order[np.argsort(group.block[order], kind="stable")]
+        order = grouped.reshape(group.blocks, group.width).T.ravel()
     return Candidate(group, order, scores[order], bound)
 
 
@@ -123,6 +130,26 @@ def _global_counts(candidates: Sequence[Candidate], ratio: float) -> dict[str, i
         if more > 0 and gone + more <= total:
             counts[c.group.id] = n
             gone += more
+    return counts
+
+
+def _leave_something(analysis: Analysis, candidates: Sequence[Candidate], counts: Mapping[str, int]) -> dict[str, int]:
+    """Give units back where all of an axis would go, though no single group loses everything.
+
+    Where an axis joins several groups, they may empty it together: the most important step on it is undone.
+    """
+    counts = dict(counts)
+    by_id = {c.group.id: c for c in candidates}
+    while (axis := analysis.emptied(alive_after(analysis, candidates, counts))) is not None:
+        last = []
+        for k, group in enumerate(analysis.groups_on(axis)):
+            taken = (
+                [step for step in by_id[group.id].steps() if step[0] <= counts[group.id]] if group.id in by_id else []
+            )
+            if taken:
+                last.append((taken[-1][1], -k, group.id, taken[-2][0] if len(taken) > 1 else 0))
+        _, _, name, fewer = max(last)
+        counts[name] = fewer
     return counts
 
 

@@ -19,7 +19,10 @@ AUTO_SMALLEST = 16
 
 @dataclass(frozen=True)
 class Limits:
-    """`removable` is the most units that may go; what stays is a multiple of `step`, unless nothing goes."""
+    """`removable` is the most units that may go; what stays is a multiple of `step`, unless nothing goes.
+
+    A step takes equally many units from every block of the group.
+    """
 
     removable: int
     step: int
@@ -73,15 +76,15 @@ def _check_glob(analysis: Analysis, glob: str) -> None:
 
 
 def limits(group: Group, max_ratio: float, round_to: int | str | None) -> Limits:
-    """Bound what one group may lose: at most `max_ratio` of it, one unit and one full step always staying."""
-    step = step_of(group, round_to)
-    least = max(1, math.ceil(group.size * (1 - max_ratio) - 1e-9), step)
+    """Bound what one group may lose: at most `max_ratio` of it, one unit and one full step of every block staying."""
+    step = step_of(group, round_to) * group.blocks
+    least = max(math.ceil(group.size * (1 - max_ratio) - 1e-9), step)
     least = math.ceil(least / step) * step
     return Limits(max(0, group.size - least), step)
 
 
 def step_of(group: Group, round_to: int | str | None) -> int:
-    """Give the multiple that what stays of a group must be.
+    """Give the multiple that what stays of a group, or of each of its blocks, must be.
 
     "auto" aligns widths for onnxruntime's blocked CPU kernels and leaves alone small groups, and heads and convolution
     groups, whose width is a product with another axis.
@@ -89,7 +92,7 @@ def step_of(group: Group, round_to: int | str | None) -> int:
     if round_to is None:
         return 1
     if round_to == "auto":
-        whole = group.kind in ("heads", "groups") or group.size < AUTO_SMALLEST
+        whole = group.kind in ("heads", "groups") or group.width < AUTO_SMALLEST
         return 1 if whole else auto_step()
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise OptionError(f"round_to must be a positive integer or 'auto', not {round_to!r}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis, Group, Keep
 from ..axes.costs import Cost
 from ..errors import TargetError
 from .eligible import Limits, aligned_removal
@@ -96,10 +96,15 @@ def _counts(candidates: Sequence[Candidate], steps: Sequence[Step]) -> Counts:
 
 def cost_of(analysis: Analysis, candidates: Sequence[Candidate], counts: Counts) -> Cost:
     """Compute the cost after removing the first `counts` units of every candidate."""
+    return analysis.costs(alive_after(analysis, candidates, counts))
+
+
+def alive_after(analysis: Analysis, candidates: Sequence[Candidate], counts: Mapping[str, int]) -> Keep:
+    """Give what stays after removing the first `counts` units of every candidate."""
     alive = analysis.all_alive()
     for c in candidates:
         alive[c.group.roots[c.order[: counts[c.group.id]]]] = False
-    return analysis.costs(alive)
+    return alive
 
 
 def _smallest(n: int, holds: Callable[[int], bool]) -> int:

@@ -38,6 +38,7 @@ class Trial:
     twin: Comparison | None = None
     moved: Comparison | None = None
     n_feeds: int = 0
+    twin_is_undefined: bool = False
 
     def run(self, twin: Model | None) -> None:
         """Run everything and add the checks "runs" and "finite"."""
@@ -68,6 +69,7 @@ class Trial:
                 masked = run(other, feed, "the masked twin")
                 against_twin.add(masked, found)
                 moved.add(expected, masked)
+                self.twin_is_undefined |= any(_not_finite(names, found, masked))
             self.n_feeds = k + 1
         self.agreement = agreement
         if other is not None:
@@ -75,6 +77,17 @@ class Trial:
         self.checks.append(Check("runs", True, f"{self.n_feeds} feeds of {self.feeds.label}"))
         detail = f"NaN or infinity where the original has none, in {', '.join(map(repr, finite))}" if finite else ""
         self.checks.append(Check("finite", not finite, detail))
+
+    def compare_again(self, twin: Model) -> None:
+        """Compare with another twin, where the first has NaN or infinity and the pruned model has not."""
+        assert self.pruned is not None
+        other = open_session(twin, threads=self.threads)
+        names = output_names(self.session)
+        self.twin, self.moved = Comparison.of(names), Comparison.of(names)
+        for _, feed in zip(range(TWIN_FEEDS), self.feeds, strict=False):
+            masked = run(other, feed, "the masked twin")
+            self.twin.add(masked, _run_pruned(self.pruned, feed, self.after.label))
+            self.moved.add(run(self.session, feed, self.before.label), masked)
 
     def agreement_figures(self) -> dict[str, Any] | None:
         """Give the agreement with the original, None when the pruned model does not run."""

@@ -15,24 +15,27 @@ from onnx import numpy_helper
 
 from ..errors import PlanError
 from ..graph.model import Model
-from ..planfile import Plan, PlanSlice
+from ..planfile import ROLES, Plan, PlanSlice
 from .absence import ZERO_POINT_SLOT, Meaning, code_reader, meaning
 from .sharing import Readers, assign_results
 from .tensors import CODE_TYPES, FLOAT_TYPES, Array, Held, Use, held_tensors, same_bits, to_array, uses_by_name
 
 
-def masked_twin(model: Model, plan: Plan, pruned: Model | None = None, *, recovered: bool = False) -> onnx.ModelProto:
+def masked_twin(
+    model: Model, plan: Plan, pruned: Model | None = None, *, recovered: bool = False, unread: bool = False
+) -> onnx.ModelProto:
     """Build the masked twin of `model` under `plan`.
 
     Zeros are exact, never a product with a mask; quantized weights go to their zero point. Divisors, exponents,
     variances, quantization parameters and integers that are no weights stay, see `absence`. An initializer whose uses
     differ in the plan (several `result` names) is given a copy per use; `pruned` says which use reads which.
-    With `recovered` the kept entries are those of `pruned`, so that repaired weights can be checked as well.
+    With `recovered` the kept entries are those of `pruned`, so that repaired weights can be checked as well. With
+    `unread` only the columns that read removed units are zeroed: the units themselves are made as before.
 
     Raises `PlanError` when the plan names tensors or indices the model lacks, or when uses cannot be told apart.
     """
     rows = rows_by_initializer(plan, model)
-    edit = _Edit(model, pruned if recovered else None)
+    edit = _Edit(model, pruned if recovered else None, ("input",) if unread else ROLES)
     readers = Readers(pruned) if pruned is not None else None
     for name, versions in rows.items():
         edit.tensor(name, versions, readers)
@@ -69,10 +72,10 @@ def rows_by_initializer(plan: Plan, model: Model) -> dict[str, dict[str, list[Pl
 
 
 class _Edit:
-    """Writes zeros into a copy of the model; with `source` the kept entries come from that pruned model."""
+    """Writes zeros for `roles` into a copy of the model; with `source` the kept entries come from that pruned model."""
 
-    def __init__(self, model: Model, source: Model | None) -> None:
-        self.model, self.source = model, source
+    def __init__(self, model: Model, source: Model | None, roles: Sequence[str]) -> None:
+        self.model, self.source, self.roles = model, source, roles
         self.twin = onnx.ModelProto()
         self.twin.CopyFrom(model.proto)
         self.held, self.uses = held_tensors(self.twin), uses_by_name(self.twin)
@@ -115,6 +118,7 @@ class _Edit:
 
     def _zeroed(self, held: Held, use: Use, rows: Sequence[PlanSlice]) -> list[PlanSlice]:
         """Keep the slices that may be zeroed for this use."""
+        rows = [row for row in rows if row.role in self.roles]
         kind = held.tensor.data_type
         if kind not in FLOAT_TYPES and (kind not in CODE_TYPES or code_reader(use, self.uses) is None):
             return []
@@ -124,7 +128,7 @@ class _Edit:
             case Meaning.NORM:
                 return [row for row in rows if row.role == "input"]
             case Meaning.ABSENT:
-                return list(rows)
+                return rows
 
     def _kept(self, original: Array, result: str, versions: Mapping[str, list[PlanSlice]]) -> Array:
         """Give the original, its kept entries as the pruned model has them when that is asked for."""
