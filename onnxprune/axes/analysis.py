@@ -21,7 +21,7 @@ from .collect import Collection
 from .costs import Cost, Costs
 from .exactness import inexact_axes
 from .factors import Factorization, factorize
-from .frozen import Chain, freezing_chain
+from .frozen import Chain, Frozen, Links, freeze_graph, freezing_chain
 from .labels import Labels
 from .layers import Labeling, label
 from .layout import layout
@@ -30,6 +30,9 @@ from .sizes import check_sizes
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]
 SHORT_LENGTHS = (8, 4)
+NORMALIZATIONS = frozenset(
+    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
+)
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,17 @@ class Analysis:
 
     def chain(self, axis: int) -> Chain:
         """Give the chain of nodes that freezes an axis."""
-        return freezing_chain(self.collection, axis)
+        return freezing_chain(self.collection, self._freeze_graph, axis)
+
+    @cached_property
+    def _freeze_graph(self) -> tuple[Links, Frozen]:
+        return freeze_graph(self.collection)
+
+    @cached_property
+    def scale_vectors(self) -> frozenset[str]:
+        """Initializers that a normalization multiplies by, channel by channel."""
+        found = (op.x(1) for op in self.collection.ops if op.node.op in NORMALIZATIONS and op.given(1))
+        return frozenset(value.name for value in found if value.initializer)
 
     # --- cost ---
 

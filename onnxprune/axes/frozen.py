@@ -24,9 +24,13 @@ class Chain:
         return f"{path}: {self.reason}"
 
 
-def freezing_chain(collection: Collection, axis: int) -> Chain:
+Links = dict[int, list[tuple[int, int]]]
+Frozen = dict[int, tuple[str, int]]
+
+
+def freezing_chain(collection: Collection, graph: tuple[Links, Frozen], axis: int) -> Chain:
     """Find the nearest freeze along relations, breadth first. An axis that nothing freezes says so."""
-    links, frozen = _graph(collection)
+    links, frozen = graph
     came_from: dict[int, tuple[int, int]] = {axis: (-1, -1)}
     queue = deque([axis])
     while queue:
@@ -54,15 +58,10 @@ def _path(collection: Collection, came_from: dict[int, tuple[int, int]], end: in
     return path[::-1]
 
 
-def _graph(
-    collection: Collection,
-) -> tuple[dict[int, list[tuple[int, int]]], dict[int, tuple[str, int]]]:
-    """Link axes that constrain each other, and list the frozen ones; built once per collection."""
-    cached = collection.__dict__.get("_freeze_graph")
-    if cached is not None and cached[0] == len(collection.relations):
-        return cached[1], cached[2]
-    links: dict[int, list[tuple[int, int]]] = {}
-    frozen: dict[int, tuple[str, int]] = {}
+def freeze_graph(collection: Collection) -> tuple[Links, Frozen]:
+    """Link axes that constrain each other: (other axis, node); and list the frozen ones: (why, node)."""
+    links: Links = {}
+    frozen: Frozen = {}
 
     def link(a: int, b: int, node: int) -> None:
         links.setdefault(a, []).append((b, node))
@@ -79,5 +78,4 @@ def _graph(
         elif isinstance(r, Regroup):
             for a, b in overlapping(collection.sizes, r):
                 link(a, b, r.node)
-    collection.__dict__["_freeze_graph"] = (len(collection.relations), links, frozen)
     return links, frozen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,6 @@ from ..axes.labels import Labels
 from ..errors import ModelError, OptionError
 from .registry import Criterion, Rows, criteria
 from .values import weight_values
-
-NORMALIZATIONS = frozenset(
-    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
-)
 
 
 def unit_scores(weight: Any, criterion: str = "l2", axis: int = 0) -> Any:
@@ -71,8 +66,7 @@ def _scaled(chosen: Criterion, score: Rows) -> Rows:
 def _members(analysis: Analysis, group: Group, chosen: Criterion) -> list[Member]:
     """Choose the weights that count: producers and consumers, or the scales of normalizations."""
     if chosen.scales_only:
-        scales = _normalization_scales(analysis)
-        return _distinct([m for m in group.members if m.initializer in scales])
+        return _distinct([m for m in group.members if m.initializer in analysis.scale_vectors])
     members = _distinct([m for m in group.members if m.role in ("output", "input") and _is_float(analysis, m)])
     return members or _distinct([m for m in group.members if _is_float(analysis, m)])
 
@@ -86,17 +80,6 @@ def _distinct(members: list[Member]) -> list[Member]:
 
 def _is_float(analysis: Analysis, member: Member) -> bool:
     return analysis.model.tensors[member.initializer].data_type not in (5, 6, 7, 8, 9, 12, 13)
-
-
-def _normalization_scales(analysis: Analysis) -> Mapping[str, None]:
-    cached = analysis.__dict__.get("_normalization_scales")
-    if cached is None:
-        cached = {}
-        for op in analysis.collection.ops:
-            if op.node.op in NORMALIZATIONS and op.given(1) and op.x(1).initializer:
-                cached[op.x(1).name] = None
-        analysis.__dict__["_normalization_scales"] = cached
-    return cached
 
 
 def _rows(analysis: Analysis, member: Member, size: int) -> Rows:
