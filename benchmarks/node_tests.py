@@ -1,6 +1,7 @@
 """Prune around every node test case that ships with the `onnx` package, and compare with the masked twin.
 
     python benchmarks/node_tests.py [--op NAME ...] [--case NAME] [--variants N] [--show OUTCOME] [--keep FILE] [--json]
+    python benchmarks/node_tests.py --figures docs/node_tests.json   # what docs/op_coverage.md shows
 
 A case becomes the middle of a model. In front of a data input, weights are multiplied along one axis (a variant for
 each axis of each input, up to `--variants`) or along every axis of every data input (the first variant); behind outputs
@@ -10,7 +11,8 @@ the right shapes.
 
 Outcomes of a case: `pruned`, at least one variant was pruned and all that were are verified; `frozen`, nothing
 may go, with the reason; `not run`, onnxruntime cannot run the case, or it holds no tensor to prune; `WRONG`, a check
-fails or an error escapes. `--case` reruns one; `--keep FILE` writes the first wrong model.
+fails or an error escapes. `--case` reruns one; `--keep FILE` writes the first wrong model; `--figures FILE` writes the
+counts per operator, from which `python -m onnxprune.rules.coverage docs/op_coverage.md` makes its table.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -44,6 +47,7 @@ import onnxprune.rules
 from onnxprune.axes.collect import op_rules, rule_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
+OUTCOMES = ("pruned", "frozen", "not run", "WRONG")
 WIDTH = 3  # columns of the weights behind the node
 N_FEEDS = 3
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -94,9 +98,14 @@ FIRST_ON_INTEGERS = {
 }  # fmt: skip
 SKIPPED_DOMAINS = {"ai.onnx.preview.training"}
 # Operators whose cases have one channel: copies stand beside it, so that some may go.
-ONE_CHANNEL = {"AveragePool", "Conv", "GridSample", "LpPool", "MaxPool", "Resize", "Upsample"}
+ONE_CHANNEL = {"AveragePool", "Conv", "GridSample", "LpPool", "MaxPool", "Resize", "RoiAlign", "Upsample"}
 CHANNELS = 4
-NEWEST_OPSET, NEWEST_IR = 26, 11  # that onnxruntime knows; later cases are stamped with these where they are valid
+# That onnxruntime knows: later cases are stamped with these where they are valid, and with an older operator set where
+# it has no kernel for the newest version of the operator.
+NEWEST_OPSET, NEWEST_IR = 26, 11
+OLDER_OPSETS, OLDEST_OPSET = (21, 15), 7
+# Operators whose output shape depends on data: no inference gives it, the case does.
+DECLARED = {"Compress"}
 
 
 @dataclass
@@ -150,15 +159,15 @@ def node_cases(modules: Sequence[str] | None = None) -> Iterator[Case]:
             yield Case(case.name, op, _stamped(case.model).SerializeToString(), data)
 
 
-def _stamped(model: onnx.ModelProto) -> onnx.ModelProto:
+def _stamped(model: onnx.ModelProto, newest: int = NEWEST_OPSET) -> onnx.ModelProto:
     older = onnx.ModelProto()
     older.CopyFrom(model)
     older.ir_version = min(older.ir_version, NEWEST_IR)
     standard = [o for o in older.opset_import if o.domain == ""]
     for opset in standard:
-        opset.version = min(opset.version, NEWEST_OPSET)
+        opset.version = max(OLDEST_OPSET, min(opset.version, newest))
     if not standard:
-        older.opset_import.append(helper.make_opsetid("", NEWEST_OPSET))
+        older.opset_import.append(helper.make_opsetid("", newest))
     try:
         onnx.checker.check_model(older, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
@@ -234,7 +243,10 @@ class Surroundings:
         for k, value in enumerate(graph.output):
             if value.type.HasField("tensor_type") and (k == 0 or every_output):
                 self._consume(value)
-        made = helper.make_graph(self.nodes, self.case.name, self.inputs, self.outputs, self.weights)
+        declared = list(graph.output) if self.case.op in DECLARED else []
+        made = helper.make_graph(
+            self.nodes, self.case.name, self.inputs, self.outputs, self.weights, value_info=declared
+        )  # fmt: skip
         return helper.make_model(made, opset_imports=self.source.opset_import, ir_version=self.source.ir_version)
 
     def _produce(self, name: str, data: Array, kind: int, axes: Sequence[int]) -> None:
@@ -312,6 +324,7 @@ def variants(case: Case, limit: int) -> Iterator[tuple[dict[str, Sequence[int]],
 
 def open_model(model: onnx.ModelProto) -> ort.InferenceSession:
     """Open a model in onnxruntime, on one thread and silently."""
+    ort.set_default_logger_severity(4)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
@@ -327,10 +340,7 @@ def examine(case: Case, limit: int = 8) -> Result:
         result.detail = "it holds something else than tensors of numbers"
         return result
     try:
-        fed = {v.name: x for v, x in zip(source.graph.input, case.data, strict=True)}
-        open_model(source).run(None, fed)
-        if case.op in ONE_CHANNEL:
-            case = _widened(case)
+        case = _runnable(case, source)
     except Exception as error:  # noqa: BLE001  whatever onnxruntime raises means that it cannot run the case
         result.detail = f"onnxruntime: {_line(error)}"
         return result
@@ -356,6 +366,25 @@ def examine(case: Case, limit: int = 8) -> Result:
         result.detail = reasons.most_common(1)[0][0]
         result.outcome = "not run" if result.detail.startswith("not run") else "frozen"
     return result
+
+
+def _runnable(case: Case, source: onnx.ModelProto) -> Case:
+    """Give the case as onnxruntime runs it, under an older operator set if need be; raises what onnxruntime does."""
+    fed = {v.name: x for v, x in zip(source.graph.input, case.data, strict=True)}
+    try:
+        open_model(source).run(None, fed)
+    except Exception:
+        for newest in OLDER_OPSETS:
+            older = _stamped(source, newest)
+            try:
+                open_model(older).run(None, fed)
+            except Exception:  # noqa: BLE001, S112  the first failure is the one to tell
+                continue
+            case = Case(case.name, case.op, older.SerializeToString(), case.data)
+            break
+        else:
+            raise
+    return _widened(case) if case.op in ONE_CHANNEL else case
 
 
 def _prune(result: Result, model: onnx.ModelProto, feeds: list[dict[str, Array]], reasons: Counter[str]) -> None:
@@ -437,18 +466,28 @@ def examine_all(cases: Iterable[Case], limit: int, jobs: int) -> Iterator[Result
 
 def table(results: Sequence[Result]) -> Iterator[str]:
     """Write the table, the summary line and the wrong ones."""
-    heads = ("pruned", "frozen", "not run", "WRONG")
-    yield f"{'operator':32} {'cases':>6} " + " ".join(f"{h.lower():>8}" for h in heads)
+    yield f"{'operator':32} {'cases':>6} " + " ".join(f"{h.lower():>8}" for h in OUTCOMES)
     for op in sorted({r.op for r in results}):
         of_op = Counter(r.outcome for r in results if r.op == op)
-        yield f"{op:32} {sum(of_op.values()):6} " + " ".join(f"{of_op[h]:8}" for h in heads)
+        yield f"{op:32} {sum(of_op.values()):6} " + " ".join(f"{of_op[h]:8}" for h in OUTCOMES)
     total = Counter(r.outcome for r in results)
-    figures = ", ".join(f"{total[h]} {h.lower()}" for h in heads)
+    summary = ", ".join(f"{total[h]} {h.lower()}" for h in OUTCOMES)
     exact = sum(r.exact for r in results)
-    yield f"{len(results)} cases of {len({r.op for r in results})} operators: {figures}; {exact} twins compared"
+    yield f"{len(results)} cases of {len({r.op for r in results})} operators: {summary}; {exact} twins compared"
     for r in results:
         if r.outcome == "WRONG":
             yield f"WRONG {r.op} {r.case}: {r.detail}\n    python benchmarks/node_tests.py --case {r.case}"
+
+
+def figures(results: Sequence[Result], versions: str) -> str:
+    """Write the counts per operator as JSON, one operator a line: pruned, frozen, not run, wrong."""
+    rows = []
+    for op in sorted({r.op for r in results}):
+        found = Counter(r.outcome for r in results if r.op == op)
+        rows.append(f"  {json.dumps(op)}: {[found[outcome] for outcome in OUTCOMES]}")
+    head = {"versions": versions, "outcomes": OUTCOMES, "twins": sum(r.exact for r in results)}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    return "\n".join(["{", *lines, ' "operators": {', ",\n".join(rows), " }", "}", ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -460,6 +499,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--show", action="append", default=[], help="list the cases of an outcome, with reasons")
     parser.add_argument("--keep", help="write the model of the first wrong case to this file")
+    parser.add_argument("--figures", help="write the counts per operator to this file, one JSON document")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     start = time.monotonic()
@@ -478,6 +518,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open(options.keep, "wb") as file:
             file.write(wrong[0].model)
     versions = f"onnx {onnx.__version__}, onnxruntime {ort.__version__}, Python {platform.python_version()}"
+    if options.figures:
+        Path(options.figures).write_text(figures(results, versions), encoding="utf-8")
     if options.json:
         rows = [{k: v for k, v in asdict(r).items() if k != "model"} for r in results]
         print(json.dumps({"versions": versions, "seconds": time.monotonic() - start, "results": rows}, indent=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -680,3 +680,94 @@ def test_a_loop_inside_a_function() -> None:
     assert len(pruned.functions) == 1
     state = bodies_of(pruned.functions[0].node[0])["body"].input[2]
     assert [d.dim_value for d in state.type.tensor_type.shape.dim] == [3, 12]
+
+
+def test_a_loop_whose_declared_rounds_are_not_those_of_the_analysis() -> None:
+    """Rows of one axis are stacked, and a later declaration says how many: a contradiction that freezes, no crash."""
+    inside = body(
+        "inside",
+        [node("MatMul", "state a", "next"), node("MatMul", "next c", "row"), node("Less", "round last_round", "go_on")],
+        [info("go_on", kind=T.BOOL), info("next", 8), info("row", 18)],
+        [tensor("a", 8, 8, scale=0.3), tensor("c", 8, 18)],
+        [info("round", kind=T.INT64), info("going", kind=T.BOOL), info("state", 8)],
+    )
+    nodes = [
+        helper.make_node("Loop", ["", "yes", "x"], ["last", "rows"], "n_loop", body=inside),
+        node("Relu", "rows", "r"),
+        node("MatMul", "r w", "y"),
+    ]
+    tensors = [
+        tensor("w", 18, 5),
+        numpy_helper.from_array(np.array(True), "yes"),
+        numpy_helper.from_array(np.array(4, np.int64), "last_round"),
+    ]
+
+    def declared(rounds: int | str) -> onnx.ModelProto:
+        return model_of(body("g", nodes, [info("last", 8), info("y", rounds, 5)], tensors, [info("x", 8)]))
+
+    assert sizes(declared("rounds")) == [18]
+    analysis = onnxprune.analyze(declared(5))
+    assert not analysis.groups
+    assert any("how often a loop runs shows at run time only" in row.reason for row in analysis.locked)
+
+
+def test_branches_that_differ_in_rank_freeze_with_both_shapes() -> None:
+    """One branch drops an axis of one: what follows could mean either, so nothing is guessed."""
+    then = body("then", [node("Squeeze", "h", "out")], [info("out", 24)])
+    other = body("else", [node("Identity", "h", "out")], [info("out", 1, 24)])
+    nodes = [
+        node("MatMul", "x w1", "a"),
+        node("MatMul", "a w2", "h"),
+        helper.make_node("If", ["cond"], ["m"], "n_m", then_branch=then, else_branch=other),
+        node("MatMul", "m w3", "p"),
+        node("ReduceSum", "p", "y", keepdims=0),
+    ]
+    tensors = [tensor("w1", 40, 10), tensor("w2", 10, 24), tensor("w3", 24, 7)]
+    proto = model_of(body("g", nodes, [info("y")], tensors, [info("cond", kind=T.BOOL), info("x", 1, 40)]))
+    analysis = onnxprune.analyze(proto)
+    assert [g.size for g in analysis.groups] == [10]
+    (row,) = [row for row in analysis.locked if (row.initializer, row.axis) == ("w2", 1)]
+    assert "its sides meet in different shapes, [1, 24] and [24]" in row.reason
+
+
+# --- inputs that are no tensors ---
+
+
+def behind(opener: Sequence[onnx.NodeProto], given: onnx.ValueInfoProto) -> onnx.ModelProto:
+    """Put two products behind nodes that take a tensor `x` (4, 5) out of an input."""
+    nodes = [*opener, node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("MatMul", "r w2", "y")]
+    tensors = [tensor("w1", 5, 8), tensor("w2", 8, 3), numpy_helper.from_array(np.array(1), "one")]
+    graph = body("g", nodes, [info("y", 4, 3)], tensors, [given])
+    graph.value_info.append(info("x", 4, 5))
+    return model_of(graph)
+
+
+def sequence_input() -> onnx.ModelProto:
+    return behind([node("SequenceAt", "xs one", "x")], helper.make_tensor_sequence_value_info("xs", T.FLOAT, [4, 5]))
+
+
+def optional_input() -> onnx.ModelProto:
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(T.FLOAT, [4, 5]))
+    return behind([node("OptionalGetElement", "xo", "x")], helper.make_value_info("xo", kind))
+
+
+@pytest.mark.parametrize("build", [sequence_input, optional_input])
+def test_sequences_and_optionals_as_inputs_verify_on_random_feeds(build: Callable[[], onnx.ModelProto]) -> None:
+    proto = build()
+    result = onnxprune.prune(proto, ratio=0.5)
+    assert [(g.size, len(g.removed)) for g in result.plan.groups] == [(8, 4)]
+    assert result.report.ok
+    assert result.report.exact["outputs"]["y"]["varies"]
+
+
+def test_feeds_of_sequences_and_optionals() -> None:
+    x = random(4, 5)
+    for proto, feeds in ((sequence_input(), [{"xs": [x, 2 * x, x]}]), (optional_input(), [{"xo": x}])):
+        result = onnxprune.prune(proto, ratio=0.5, verify=False)
+        assert onnxprune.verify(proto, result.model, plan=result.plan, data=feeds).ok
+    wrong: list[tuple[object, str]] = [(x, "takes a list of arrays"), ([x[:3]], "axis 0 is 3 and must be 4")]
+    proto = sequence_input()
+    result = onnxprune.prune(proto, ratio=0.5, verify=False)
+    for value, message in wrong:
+        with pytest.raises(onnxprune.OnnxPruneError, match=message):
+            onnxprune.verify(proto, result.model, plan=result.plan, data=[{"xs": value}])

@@ -237,10 +237,16 @@ def test_initializers_that_are_inputs_are_not_fed() -> None:
     assert [s.name for s in input_specs(model)] == ["x"]
 
 
-def test_a_sequence_input_is_refused() -> None:
+def test_a_sequence_input_is_a_list_of_tensors_and_a_map_is_refused() -> None:
     proto = model_of(("x", T.FLOAT, [1])).proto
-    proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", T.FLOAT, None))
-    with pytest.raises(ModelError, match="'x' is a sequence"):
+    proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", T.FLOAT, [3, "n"]))
+    (spec,) = input_specs(Model(proto))
+    assert (spec.name, spec.dtype, spec.shape, spec.of) == ("x", np.float32, (3, "n"), "sequence")
+    (feed,) = random_feeds(Model(proto), 1)
+    assert [array.shape for array in feed["x"]] == [(3, 16), (3, 16)]
+    kind = helper.make_map_type_proto(T.INT64, helper.make_tensor_type_proto(T.FLOAT, []))
+    proto.graph.input[0].CopyFrom(helper.make_value_info("x", kind))
+    with pytest.raises(ModelError, match="'x' is a map"):
         input_specs(Model(proto))
 
 

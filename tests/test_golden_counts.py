@@ -122,7 +122,7 @@ def test_units_of_a_core_model(name: str) -> None:
     found: Counts = {}
     for g in analysis.groups:
         n, units = found.get((g.kind, g.exact), (0, 0))
-        found[g.kind, g.exact] = n + 1, units + g.size
+        found[g.kind, g.exact] = n + 1, units + g.width
     assert found == GOLDEN[name]
     assert not analysis.collection.without_rule
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+
+from onnxprune.rules import coverage
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks/node_tests.py"
 # Families that differ in what they do with axes; element-wise operators are all alike.
@@ -95,6 +98,42 @@ def test_the_table_counts_outcomes_and_tells_how_to_reproduce(benchmark):
     assert "3 cases of 2 operators: 1 pruned, 1 frozen, 0 not run, 1 wrong; 3 twins compared" in text
     assert "WRONG Conv c: differs" in text
     assert "--case c" in text
+
+
+def test_figures_are_counts_per_operator(benchmark):
+    results = [
+        benchmark.Result("a", "Relu", "pruned", exact=3),
+        benchmark.Result("b", "Relu", "not run", "why"),
+        benchmark.Result("c", "Conv", "frozen", "why", exact=2),
+    ]
+    figures = json.loads(benchmark.figures(results, "onnx 1"))
+    assert figures["operators"] == {"Conv": [0, 1, 0, 0], "Relu": [1, 0, 1, 0]}
+    assert figures["twins"] == 5
+    assert figures["versions"] == "onnx 1"
+
+
+def test_a_case_without_a_kernel_runs_under_an_older_operator_set(benchmark):
+    case = relu_case(benchmark)
+    model = onnx.load_model_from_string(case.model)
+    model.opset_import[0].version = benchmark.NEWEST_OPSET + 9
+    newer = benchmark.Case("case", "Relu", model.SerializeToString(), case.data)
+    with pytest.raises(Exception, match="opset"):
+        benchmark.open_model(model)
+    assert benchmark.examine(newer).outcome == "pruned"
+
+
+def test_stored_figures_are_right_everywhere_and_on_the_page(benchmark):
+    figures = json.loads(coverage.FIGURES.read_text(encoding="utf-8"))
+    wrong = figures["outcomes"].index("WRONG")
+    assert {name: row for name, row in figures["operators"].items() if row[wrong]} == {}
+    page = coverage.page()
+    for name, row in figures["operators"].items():
+        if name in benchmark.op_rules:
+            assert f"| `{name}` | {sum(row)} |" in page
+
+
+def test_the_page_does_without_figures(tmp_path):
+    assert "## Node tests" not in coverage.page(tmp_path / "none.json")
 
 
 @pytest.mark.slow

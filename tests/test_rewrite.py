@@ -85,7 +85,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 
 def test_a_plan_that_removes_everything_is_refused() -> None:
     analysis = analyze_model(two_layers())
-    with pytest.raises(PlanError, match="one always stays"):
+    with pytest.raises(PlanError, match="1 units always stay"):
         apply_plan(analysis, plan_for(analysis, {analysis.groups[0].id: range(7)}))
 
 

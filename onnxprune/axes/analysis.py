@@ -56,7 +56,7 @@ class Group:
     """The interchangeable units of one elementary axis.
 
     `roots[u]` identifies unit u in the analysis. Units lie in blocks, `block[u]`, of equal size: one, or one for every
-    head where other head dims may go in every head. All blocks lose equally many.
+    head where other head dims may go in every head. All blocks lose equally many, and `least` units of each stay.
     """
 
     id: str
@@ -68,6 +68,7 @@ class Group:
     roots: Labels = field(repr=False)
     nodes: tuple[str, ...]
     block: Labels = field(repr=False)
+    least: int = 1
 
     @property
     def blocks(self) -> int:
@@ -189,6 +190,8 @@ class Analysis:
             group_of[roots] = g
             unit_of[roots] = np.arange(len(roots))
         members = self._members(group_of, unit_of)
+        least = self._per_group(group_of, self.collection.least)
+        crowded = {g for axis, _ in self.collection.least for g in self._shared(group_of, axis)}
         inexact = self._per_group(group_of, ((axis, why) for axis, why, _ in inexact_axes(self.collection)))
         hints = self._hints(group_of)
         order = {name: k for k, name in enumerate(self.model.tensors)}
@@ -207,6 +210,7 @@ class Analysis:
                 unit_lists[g],
                 self.labeling.block[unit_lists[g]],
                 inexact.get(g, []),
+                len(unit_lists[g]) if g in crowded else max(least.get(g, [1])),
                 tuple(dict.fromkeys(self.collection.ops[n].node.name for _, n in hints.get(g, []))),
             )
             for g in ranked
@@ -261,6 +265,11 @@ class Analysis:
             for g in known[cls]:
                 result.setdefault(g, []).append(statement)
         return result
+
+    def _shared(self, group_of: Labels, axis: int) -> list[int]:
+        """List the groups on an axis that several run along: what stays of it is no count of one group."""
+        on = self._numbers_on(group_of, axis)
+        return on if len(on) > 1 else []
 
     def _numbers_on(self, group_of: Labels, axis: int) -> list[int]:
         on: set[int] = set()
@@ -379,6 +388,7 @@ def _group(
     roots: Labels,
     block: Labels,
     inexact: list[str],
+    least: int,
     nodes: tuple[str, ...],
 ) -> Group:
     """Make a group, numbering its units along its first member, and its blocks as they begin there."""
@@ -392,7 +402,8 @@ def _group(
     why = inexact[0] if inexact else None
     _, begin, part = np.unique(block[order], return_index=True, return_inverse=True)
     block = np.argsort(np.argsort(begin))[part]
-    return Group(id_, kind, len(roots), not inexact, why, renumbered, roots[order], nodes, block)
+    least = min(least, len(roots))
+    return Group(id_, kind, len(roots), not inexact, why, renumbered, roots[order], nodes, block, least)
 
 
 def _by_signature(live: Labels, signature: np.ndarray[Any, np.dtype[np.uint64]]) -> list[Labels]:

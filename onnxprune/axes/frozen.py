@@ -59,9 +59,13 @@ def _path(collection: Collection, came_from: dict[int, tuple[int, int]], end: in
 
 
 def freeze_graph(collection: Collection) -> tuple[Links, Frozen]:
-    """Link axes that constrain each other: (other axis, node); and list the frozen ones: (why, node)."""
+    """Link axes that constrain each other: (other axis, node); and list the frozen ones: (why, node).
+
+    What freezes an axis whole goes before what freezes some of it.
+    """
     links: Links = {}
     frozen: Frozen = {}
+    partial: set[int] = set()
 
     def link(a: int, b: int, node: int) -> None:
         links.setdefault(a, []).append((b, node))
@@ -69,6 +73,11 @@ def freeze_graph(collection: Collection) -> tuple[Links, Frozen]:
 
     for r in collection.relations:
         if isinstance(r, Freeze):
+            if r.index is None and r.axis in partial:
+                del frozen[r.axis]
+                partial.discard(r.axis)
+            if r.index is not None and r.axis not in frozen:
+                partial.add(r.axis)
             frozen.setdefault(r.axis, (r.why, r.node))
         elif isinstance(r, (Tie, Contract)):
             if r.b is not None:

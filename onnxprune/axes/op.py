@@ -131,6 +131,13 @@ class Op:
         known = self._collection.shapes.integers.get(self.x(slot).name)
         return known.values if known is not None and not known.depends else None
 
+    def numbers(self, slot: int) -> tuple[float, ...]:
+        """Give the numbers of a small constant input with their fractions; none where they are not known."""
+        known = self._collection.shapes.integers.get(self.x(slot).name)
+        if known is None or any(item.dims() for item in known.items):
+            return ()
+        return tuple(float(item.value) for item in known.items)
+
     def varies(self, slot: int, item: int) -> bool:
         """Say whether an integer of a size-carrying input depends on the size of any value."""
         known = self._collection.shapes.integers.get(self.x(slot).name)
@@ -228,6 +235,29 @@ class Op:
         self._mention(axis)
         if axis.size > 1:
             self._collection.add(Freeze(axis.id, why, self.index))
+
+    def at_least(self, axis: Axis, count: int) -> None:
+        """State that `count` indices of `axis` must stay, whichever they are."""
+        self._mention(axis)
+        if axis.size > 1:
+            self._collection.least.append((axis.id, count))
+
+    def positions(self, value: Value, axis: Axis) -> None:
+        """State that `value` holds positions along `axis`: whoever reads it must follow that axis, or freezes it."""
+        self._mention(axis)
+        self._collection.positions[value.name] = axis
+
+    def follow_positions(self, slot: int, axis: Axis) -> bool:
+        """Tie `axis`, along which input `slot` says positions, to the axis these are of; False where that is not known.
+
+        The positions then follow what is removed, since they are computed from what stays.
+        """
+        source = self._collection.positions.get(self.x(slot).name)
+        if source is None or source.size != axis.size:
+            return False
+        self._collection.followed.add((self.index, slot))
+        self.tie(source, axis)
+        return True
 
     def free(self, *axes: Axis) -> None:
         """State that the node lets each of `axes` shrink on its own."""

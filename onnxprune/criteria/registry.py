@@ -62,14 +62,26 @@ def l2(rows: Rows) -> Rows:
 def fpgm(rows: Rows) -> Rows:
     """Sum of Euclidean distances to all other rows: rows near the geometric median can be replaced by others.
 
-    Differences are formed explicitly, block by block: the product form loses all digits for rows that share a large
-    mean. Source: He et al., Filter Pruning via Geometric Median, CVPR 2019, eq. 4.
+    Source: He et al., Filter Pruning via Geometric Median, CVPR 2019, eq. 4.
+    """
+    return _distances(rows, lambda gaps: np.asarray(np.sqrt(np.square(gaps).sum(axis=2))))
+
+
+@criterion("fpgm_l1")
+def fpgm_l1(rows: Rows) -> Rows:
+    """Sum of L1 distances to all other rows: `fpgm` in the distance that torch.ao calls dist=1."""
+    return _distances(rows, lambda gaps: np.asarray(np.abs(gaps).sum(axis=2)))
+
+
+def _distances(rows: Rows, length: ScoreRows) -> Rows:
+    """Sum the lengths of the differences to all rows, block by block.
+
+    Differences are formed explicitly: the product form loses all digits for rows that share a large mean.
     """
     total = np.zeros(len(rows))
     block = max(1, 2**22 // max(1, rows.size))
     for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        total[start : start + block] = np.sqrt(np.square(part[:, None, :] - rows[None]).sum(axis=2)).sum(axis=1)
+        total[start : start + block] = length(rows[start : start + block, None, :] - rows[None]).sum(axis=1)
     return total
 
 

@@ -19,21 +19,26 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One tensor input. `shape` is None for an unknown rank; an axis is a size, a symbol or None (unnamed, dynamic)."""
+    """One input. `shape` is None for an unknown rank; an axis is a size, a symbol or None (unnamed, dynamic).
+
+    `of` is "" for a tensor, "sequence" for a list of tensors and "optional" for a tensor that may be None; type and
+    shape are then those of the tensors inside.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[Dim, ...] | None
+    of: str = ""
 
     def __str__(self) -> str:
         shape = "any rank" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name!r} ({self.dtype.name}, [{shape}])"
+        return f"{self.name!r} ({self.of}{' of ' if self.of else ''}{self.dtype.name}, [{shape}])"
 
 
 def input_specs(model: Model) -> list[InputSpec]:
     """Give the inputs a caller feeds, in graph order; inputs that are also initializers have a value already.
 
-    Raises `ModelError` for an input that is no tensor (a sequence, a map or an optional).
+    Raises `ModelError` for an input that is no tensor, no sequence of tensors and no optional tensor.
     """
     given = {t.name for t in model.proto.graph.initializer}
     given |= {t.values.name for t in model.proto.graph.sparse_initializer}
@@ -41,14 +46,17 @@ def input_specs(model: Model) -> list[InputSpec]:
 
 
 def _spec(model: Model, value: onnx.ValueInfoProto) -> InputSpec:
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        raise ModelError(f"{model.label}: input {value.name!r} is a {str(kind).removesuffix('_type')}, not a tensor")
-    tensor = value.type.tensor_type
+    kind = str(value.type.WhichOneof("value")).removesuffix("_type")
+    inner = value.type
+    if kind in ("sequence", "optional"):
+        inner = (inner.sequence_type if kind == "sequence" else inner.optional_type).elem_type
+    if inner.WhichOneof("value") != "tensor_type":
+        raise ModelError(f"{model.label}: input {value.name!r} is a {kind}, which no data can be given for")
+    tensor, of = inner.tensor_type, "" if kind == "tensor" else kind
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     if not tensor.HasField("shape"):
-        return InputSpec(value.name, dtype, None)
-    return InputSpec(value.name, dtype, tuple(_dim(d) for d in tensor.shape.dim))
+        return InputSpec(value.name, dtype, None, of)
+    return InputSpec(value.name, dtype, tuple(_dim(d) for d in tensor.shape.dim), of)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
@@ -129,6 +137,14 @@ def fit_feed(feed: Mapping[str, Any], specs: Sequence[InputSpec], where: str) ->
     Raises `DataError` for unknown or missing inputs, types of another kind and shapes that do not fit.
     """
     check_names(feed, specs, where)
+    others = {spec.name: _inside(feed[spec.name], spec, f"{where}[{spec.name!r}]") for spec in specs if spec.of}
+    if others:
+        # A list belongs to one run as a whole, so nothing is split.
+        plain = [spec for spec in specs if not spec.of]
+        arrays = {spec.name: convert(np.asarray(feed[spec.name]), spec, f"{where}[{spec.name!r}]") for spec in plain}
+        for spec in plain:
+            check_shape(arrays[spec.name].shape, spec, f"{where}[{spec.name!r}]")
+        return [arrays | others]
     arrays = {spec.name: convert(np.asarray(feed[spec.name]), spec, f"{where}[{spec.name!r}]") for spec in specs}
     single = [s.name for s in specs if s.shape and s.shape[0] == 1 and arrays[s.name].ndim == len(s.shape)]
     counts = {arrays[name].shape[0] for name in single}
@@ -142,3 +158,15 @@ def fit_feed(feed: Mapping[str, Any], specs: Sequence[InputSpec], where: str) ->
         {name: array[k : k + 1] if name in single else array for name, array in arrays.items()}
         for k in range(counts.pop())
     ]
+
+
+def _inside(given: Any, spec: InputSpec, where: str) -> Any:
+    """Check the tensors of a sequence, or the one that an optional holds, and give them in the input's type."""
+    if spec.of == "optional":
+        return None if given is None else _inside([given], InputSpec(spec.name, spec.dtype, spec.shape), where)[0]
+    if not isinstance(given, (list, tuple)):
+        raise DataError(f"{where}: input {spec} takes a list of arrays, not a {type(given).__name__}")
+    arrays = [convert(np.asarray(array), spec, where) for array in given]
+    for array in arrays:
+        check_shape(array.shape, spec, where)
+    return arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from .inputs import Array, InputSpec, input_specs
 from .sizes import BATCH, input_sizes
 
 INTEGER_LIMIT = 16
+SEQUENCE_LENGTH = 2
 _PASSES_VALUES = frozenset(
     ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice", "Clip", "Tile")
 )
@@ -49,6 +51,15 @@ def random_feeds(
 
 
 def _draw(
+    spec: InputSpec, shapes: Mapping[str, tuple[int, ...]], limits: Mapping[str, int], rng: np.random.Generator
+) -> Any:
+    """Draw a tensor; a sequence gets two, and an optional has a value."""
+    if spec.of == "sequence":
+        return [_draw_tensor(spec, shapes, limits, rng) for _ in range(SEQUENCE_LENGTH)]
+    return _draw_tensor(spec, shapes, limits, rng)
+
+
+def _draw_tensor(
     spec: InputSpec, shapes: Mapping[str, tuple[int, ...]], limits: Mapping[str, int], rng: np.random.Generator
 ) -> Array:
     shape, name = shapes[spec.name], spec.name.lower()

@@ -155,7 +155,7 @@ _RULES: dict[str, ShapeRule] = {
         (
             *("QuantizeLinear", "DequantizeLinear", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "Gelu"),
             *("QuickGelu", "FastGelu", "BiasGelu", "BiasAdd", "BiasDropout", "BiasSoftmax", "GroupNorm"),
-            *("SkipGroupNorm", "Trilu"),
+            *("SkipGroupNorm", "Trilu", "MoE", "QMoE"),
         ),
         _same,
     ),

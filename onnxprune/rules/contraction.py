@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..axes.collect import op_rule
 from ..axes.op import Op, Value
@@ -128,8 +128,19 @@ def einsum(op: Op) -> None:
         if value.constant:
             for label, axis in zip(_labels(term, value.ndim), value.axes, strict=True):
                 op.role(axis, "output" if label in outputs else "input")
+    _einsum_kinds(op, terms, outputs)
     op.zeros("any", *range(len(terms)))
     op.macs(*(max(axes, key=lambda a: a.size) for axes in places.values()))
+
+
+def _einsum_kinds(op: Op, terms: Sequence[str], outputs: Mapping[str, Axis]) -> None:
+    """Two computed operands are attention, as in a product: what both share and keep are heads, the rest head dims."""
+    values = [op.x(slot) for slot in range(len(terms))]
+    if len(terms) != 2 or any(value.constant for value in values):
+        return
+    left, right = (dict(zip(_labels(t, v.ndim), v.axes, strict=True)) for t, v in zip(terms, values, strict=True))
+    for label, axis in right.items():
+        op.hint(axis, "heads" if label in left and label in outputs else "head_dim")
 
 
 def _labels(term: str, ndim: int) -> list[str]:

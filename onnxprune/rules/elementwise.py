@@ -82,13 +82,13 @@ def clip(op: Op) -> None:
 
 
 def _number(op: Op, slot: int) -> float | None:
-    """Give a bound's value: None without one, and one above zero where it is not known."""
+    """Give a bound's value: None without one, and one that excludes zero where it is not known."""
     if not op.given(slot):
         return None
-    known = op.ints(slot)
-    if known is None:
+    known = op.numbers(slot)
+    if not known:
         return 1.0 if slot == 1 else -1.0
-    return float(known[0])
+    return known[0]
 
 
 @op_rule("Add", "Sub", "Sum", "Mean", "Max", "Min", "Or", "Xor", "BitwiseOr", "BitwiseXor")
@@ -119,10 +119,12 @@ def multiplicative(op: Op) -> None:
 def first_operand_decides(op: Op) -> None:
     """a: (...)  b: (...)  y: broadcast of both.
 
-    Tie every axis. Zero where the first operand is; the second is no size that a zero could replace.
+    Tie every axis. Zero where the first operand is; the second is no size that a zero could replace. A power is zero
+    there only for exponents above zero.
     """
     op.broadcast()
-    op.zeros("all", 0)
+    if op.node.op != "Pow" or min(op.numbers(1), default=0.0) > 0:
+        op.zeros("all", 0)
     _vector_is_parameter(op, 1)
 
 

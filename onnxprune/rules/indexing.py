@@ -32,6 +32,8 @@ def join(op: Op, slots: Sequence[int]) -> None:
                 op.tie(axis, y[k])
         op.select(y[at], range(start, start + value.shape[at]), value[at])
         start += value.shape[at]
+    if all(op.x(slot).shape[at] == 1 for slot in slots):
+        op.freeze(y[at], "one part of a stack for each of its indices")
     op.zeros("all", *slots)
 
 
@@ -116,8 +118,11 @@ def _cut(op: Op, axis: Axis, target: Axis, bounds: tuple[int, int, int], item: i
         if len(index) < size:
             op.size("starts" if in_attributes else 1, axis, item=item, upto=int(index[0]))
             op.size("ends" if in_attributes else 2, axis, item=item, upto=int(index[-1]) + 1)
-    elif step == -1 and len(index) == size and (start == -1 or start >= size) and end < -size:
+    elif step == -1 and len(index) == size and (start == -1 or start >= size - 1) and end < -size:
         op.select(axis, index, target)
+        if start == size - 1:
+            # What stays before the last index: the last one that stays, or one past it, which is cut back to it.
+            op.size("starts" if in_attributes else 1, axis, item=item, upto=start)
     elif step > 1 and size % step == 0 and len(index) == size // step and 0 <= start < step and end >= size:
         whole, part = op.local(size // step, step)
         op.regroup([axis], [whole, part])
@@ -218,8 +223,8 @@ def pad(op: Op) -> None:
 def _pads_with_zero(op: Op) -> bool:
     if "value" in op.node.attrs or not op.given(2):
         return float(op.attr("value", 0.0)) == 0
-    known = op.ints(2)
-    return known is not None and not any(known)
+    known = op.numbers(2)
+    return bool(known) and not any(known)
 
 
 @op_rule("ScatterND")

@@ -49,23 +49,20 @@ def arg_reduce(op: Op) -> None:
     op.ties(kept, [a for k, a in enumerate(y.axes) if k != at] if op.attr("keepdims", 1) else y.axes)
 
 
-@op_rule("CumSum", "CumProd", "TopK")
+@op_rule("CumSum", "CumProd")
 def along_axis(op: Op) -> None:
-    """x: (..., r, ...)  y: (..., r or k, ...); order along r matters.
+    """x: (..., r, ...)  y: (..., r, ...); order along r matters.
 
     Tie the others; r may not go.
     """
     x = op.x()
-    known = op.fixed_ints(1) if op.node.op != "TopK" else None
-    if op.node.op != "TopK" and not known:
+    known = op.fixed_ints(1)
+    if not known:
         raise Unruly(f"the axis of {op.node.op} is computed")
-    at = (known[0] if known else int(op.attr("axis", -1))) % x.ndim
+    at = known[0] % x.ndim
     op.otherwise = "its order matters"
-    if op.given(1):
-        op.plain_integers(1)
-    for y in op.outputs:
-        for k, axis in enumerate(x.axes):
-            if y is not None and k != at:
-                op.tie(axis, y[k])
-    if op.node.op != "TopK":
-        op.zeros("all", 0)
+    op.plain_integers(1)
+    for k, axis in enumerate(x.axes):
+        if k != at:
+            op.tie(axis, op.y()[k])
+    op.zeros("all", 0)

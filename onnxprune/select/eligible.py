@@ -78,7 +78,7 @@ def _check_glob(analysis: Analysis, glob: str) -> None:
 def limits(group: Group, max_ratio: float, round_to: int | str | None) -> Limits:
     """Bound what one group may lose: at most `max_ratio` of it, one unit and one full step of every block staying."""
     step = step_of(group, round_to) * group.blocks
-    least = max(math.ceil(group.size * (1 - max_ratio) - 1e-9), step)
+    least = max(math.ceil(group.size * (1 - max_ratio) - 1e-9), step, group.least * group.blocks)
     least = math.ceil(least / step) * step
     return Limits(max(0, group.size - least), step)
 

@@ -74,9 +74,16 @@ def run(session: ort.InferenceSession, feed: Mapping[str, Array], label: str) ->
     try:
         outputs: Sequence[Any] = session.run(None, dict(feed))
     except Exception as error:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        shapes = ", ".join(f"{name} {_shape(value)}" for name, value in feed.items())
         raise ModelError(f"{label}: onnxruntime does not run it on {shapes}: {one_line(error)}") from error
     return outputs
+
+
+def _shape(value: Any) -> str:
+    """Spell the shape of an array, or of each in a list."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shape, value))}]"
+    return "nothing" if value is None else str(list(value.shape))
 
 
 def output_names(session: ort.InferenceSession) -> list[str]:
