@@ -13,11 +13,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
 BASE = ("errors", "registry", "planfile", "_version")
 LAYERS = (
     BASE,
+    ("masks",),
     ("graph",),
     ("axes",),
     ("rules", "criteria", "chains", "data"),
+    ("calibration",),
     ("select",),
+    ("recover",),
     ("rewrite", "verification"),
+    ("sparsity", "compaction"),
     ("api", "__init__"),
     ("cli", "__main__"),
 )
