@@ -32,7 +32,10 @@ class Edited:
         self._fill_references()
         self._tensors = {name: self._find(name) for name in model.flat.tensors}
         self._before: dict[Place, list[onnx.NodeProto]] = {}
+        self._dropped: list[tuple[int, str]] = []
+        self._removed: set[Place] = set()
         self._taken = set(model.flat.tensors) | {o for n in model.flat.nodes for o in n.output}
+        self._taken |= {v.name for v in model.proto.graph.input}
 
     # --- reading ---
 
@@ -48,6 +51,11 @@ class Edited:
     def holds(self, name: str) -> bool:
         """Say whether `name` is a tensor that can be written."""
         return name in self._tensors
+
+    def local(self, name: str) -> str:
+        """Give the name that the body holding a tensor knows it by."""
+        container, kind, k = self.source.flat.tensor_places[name]
+        return str(self._tensors[name].name if kind == "initializer" else self.body(container).node[k].output[0])
 
     def _find(self, name: str) -> onnx.TensorProto:
         container, kind, k = self.source.flat.tensor_places[name]
@@ -97,6 +105,63 @@ class Edited:
         output = self.fresh(f"{near}.onnxprune.{op}")
         self._before.setdefault(place, []).append(onnx.helper.make_node(op, inputs, [output], name=output))
         return output
+
+    def add(self, tensor: onnx.TensorProto, near: str | None = None) -> None:
+        """Add an initializer to the body that holds the tensor `near`, or to the main graph; its name must be free."""
+        body = self.body(0 if near is None else self.source.flat.tensor_places[near][0])
+        assert isinstance(body, onnx.GraphProto)
+        body.initializer.append(tensor)
+
+    def open_with(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Have nodes run first of all, in the main graph."""
+        self._before.setdefault((0, 0), []).extend(nodes)
+
+    def compute(self, name: str, nodes: list[onnx.NodeProto]) -> None:
+        """Have nodes compute the tensor `name`, in the body that held it; the last one gives it, under its own name.
+
+        Its readers stay as they are. A Constant node becomes the last of `nodes`, an initializer goes.
+        """
+        container, kind, k = self.source.flat.tensor_places[name]
+        if kind == "constant":
+            self._before.setdefault((container, k), []).extend(nodes[:-1])
+            label, doc = self.node((container, k)).name, self.node((container, k)).doc_string
+            self.node((container, k)).CopyFrom(nodes[-1])
+            self.node((container, k)).name, self.node((container, k)).doc_string = label, doc
+        else:
+            self._before.setdefault((container, 0), []).extend(nodes)
+            self._dropped.append((container, self.local(name)))
+
+    def derive(self, name: str, nodes: list[onnx.NodeProto]) -> None:
+        """Have nodes compute something from the tensor `name`; its readers read the last one's output from then on."""
+        container, kind, k = self.source.flat.tensor_places[name]
+        _redirect(self.body(container), self.local(name), nodes[-1].output[0])
+        self._before.setdefault((container, k + 1 if kind == "constant" else 0), []).extend(nodes)
+
+    def hold(self, place: Place, array: Array, like: onnx.TensorProto) -> None:
+        """Have an initializer hold what the node at `place` gives, under its name; the node goes.
+
+        It gets the doc string and the metadata of `like`.
+        """
+        body = self.body(place[0])
+        assert isinstance(body, onnx.GraphProto)
+        tensor = numpy_helper.from_array(np.asarray(array, order="C"), self.node(place).output[0])
+        if like.HasField("doc_string"):
+            tensor.doc_string = like.doc_string
+        tensor.metadata_props.extend(like.metadata_props)
+        body.initializer.append(tensor)
+        self._removed.add(place)
+
+    def remove(self, place: Place) -> None:
+        """Take out the node at `place`, which nothing reads any more."""
+        self._removed.add(place)
+
+    def drop(self, name: str) -> None:
+        """Take out the tensor `name`, which nothing reads any more."""
+        container, kind, k = self.source.flat.tensor_places[name]
+        if kind == "constant":
+            self._removed.add((container, k))
+        else:
+            self._dropped.append((container, self.local(name)))
 
     def fresh(self, name: str) -> str:
         """Give `name`, or `name.2` and so on when it is taken."""
@@ -159,6 +224,7 @@ class Edited:
         """Insert nodes, write functions back, and give the proto."""
         self._restore_references()
         self._insert_nodes()
+        self._drop()
         self._write_functions()
         graph = self.proto.graph
         if self.proto.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
@@ -170,9 +236,21 @@ class Edited:
 
     def _insert_nodes(self) -> None:
         # From the back, so that places stay what they were.
-        for (container, index), nodes in sorted(self._before.items(), key=lambda item: item[0], reverse=True):
-            for node in reversed(nodes):
+        for container, index in sorted({*self._before, *self._removed}, reverse=True):
+            if (container, index) in self._removed:
+                del self.body(container).node[index]
+            for node in reversed(self._before.get((container, index), [])):
                 self.body(container).node.insert(index, node)
+
+    def _drop(self) -> None:
+        """Take out initializers that nodes compute now."""
+        for container in sorted({c for c, _ in self._dropped}):
+            body = self.body(container)
+            assert isinstance(body, onnx.GraphProto)
+            gone = {name for c, name in self._dropped if c == container}
+            for held in (body.initializer, body.input):
+                for k in reversed([k for k, v in enumerate(held) if v.name in gone]):
+                    del held[k]
 
     def _write_functions(self) -> None:
         """Write the bodies of calls back into the functions; a second version is called `NAME.onnxprune.K`."""
@@ -194,6 +272,25 @@ class Edited:
                         self.proto.functions.append(body)
                         self.proto.functions[-1].name = names[content]
                 caller.op_type = names[content]
+
+
+def _redirect(body: Container, old: str, new: str) -> None:
+    """Have the nodes of a body, and of bodies inside it, read `new` for `old`."""
+    for node in body.node:
+        for slot, name in enumerate(node.input):
+            if name == old:
+                node.input[slot] = new
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+            for graph in inner:
+                defined = {v.name for v in [*graph.input, *graph.initializer]} | {
+                    o for n in graph.node for o in n.output
+                }
+                if old not in defined:
+                    _redirect(graph, old, new)
+                    for output in graph.output:
+                        if output.name == old:
+                            output.name = new
 
 
 def _references(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.AttributeProto]:

@@ -108,14 +108,9 @@ def saliency(case: Case) -> None:
     rows_kept(onnxprune.unit_scores(weight(case), "l1"), case, Rule(rounding="down", min_keep=0))
 
 
-@onnxprune.criterion("golden_fpgm_l1", replace=True)
-def fpgm_l1(rows: np.ndarray) -> np.ndarray:
-    return np.abs(rows[:, None, :] - rows[None]).sum(axis=(1, 2))
-
-
 @family("torchao.fpgm")
 def fpgm(case: Case) -> None:
-    criterion = {1: "golden_fpgm_l1", 2: "fpgm"}[case["params"]["dist"]]
+    criterion = {1: "fpgm_l1", 2: "fpgm"}[case["params"]["dist"]]
     rows_kept(onnxprune.unit_scores(weight(case), criterion), case, Rule(min_keep=0))
 
 

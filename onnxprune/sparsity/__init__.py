@@ -1,0 +1,1 @@
+"""Sparsity: weights set to zero by pattern, and files that hold them."""

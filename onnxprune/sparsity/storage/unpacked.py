@@ -1,0 +1,190 @@
+"""Undo packing: find the nodes that decode a packed weight by what they compute, whatever they are called by now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ...graph.model import Model
+from ...rewrite.edited import Edited
+from .bits import Array, Pieces, put_together
+from .packed import COUNT_TABLE, RANK_TABLE
+
+
+def unpack(model: Model) -> Model:
+    """Give a copy in which packed weights and sparse constants are dense initializers again; the model if it has none.
+
+    It is the inverse of `store` with "packed" and "sparse", to the bit. Nodes and tables go with their last reader.
+    Constants inside functions stay.
+    """
+    finder = _Finder(model)
+    found = [f for k in range(len(model.flat.nodes)) if (f := finder.find(k)) is not None]
+    if not found:
+        return model
+    edited = Edited(model)
+    removed = {f.last for f in found}
+    for f in found:
+        place = model.flat.places[f.last]
+        assert place is not None
+        edited.hold(place, f.array, f.carrier)
+    _clear(model, edited, removed, found)
+    return Model(
+        edited.finish(), model.path, prefers_external_data=model.has_external_data or model.prefers_external_data
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An encoded weight: the flat node that gives it, what it holds, all nodes and tensors behind it.
+
+    `carrier` is the tensor that carries the weight's doc string and metadata.
+    """
+
+    last: int
+    array: Array
+    carrier: onnx.TensorProto
+    nodes: frozenset[int] = frozenset()
+    tensors: frozenset[str] = frozenset()
+
+
+class _OtherError(Exception):
+    """The nodes are not those that decode a packed weight."""
+
+
+class _Finder:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.nodes = model.flat.nodes
+        self.producer = {o: k for k, node in enumerate(self.nodes) for o in node.output if o}
+        self.seen_nodes: set[int] = set()
+        self.seen_tensors: set[str] = set()
+        self.lines: dict[tuple[str, str, int], Array] = {}
+
+    def find(self, k: int) -> _Found | None:
+        """Give what flat node `k` decodes, None if it is no last node of a decoder."""
+        node, place = self.nodes[k], self.model.flat.places[k]
+        if place is None or place[0] in self.model.flat.function_bodies or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "Constant":
+            return next((_sparse(k, a.sparse_tensor) for a in node.attribute if a.name == "sparse_value"), None)
+        if node.op_type != "Reshape":
+            return None
+        self.seen_nodes, self.seen_tensors = set(), set()
+        try:
+            array, carrier = self._packed(node.output[0])
+        except _OtherError:
+            return None
+        return _Found(k, array, carrier, frozenset(self.seen_nodes), frozenset(self.seen_tensors))
+
+    def _packed(self, name: str) -> tuple[Array, onnx.TensorProto]:
+        """Follow the decoder back from its output, as `packed` draws it."""
+        made, shape = self._inputs(name, "Reshape")
+        _demand(bool((self._array(shape) >= 0).all()))
+        part = None
+        if self._op(made) == "Split":
+            made, part = self._part(made)
+        size = None
+        if self._op(made) == "Slice":
+            made, first, end = self._inputs(made, "Slice")
+            _demand(self._array(first).tolist() == [0])
+            size = int(self._array(end)[0])
+        if self._op(made) == "Reshape":
+            made, minus_one = self._inputs(made, "Reshape")
+            _demand(self._array(minus_one).tolist() == [-1])
+        values, index = self._inputs(made, "Gather")
+        is_kept, place, zero = self._inputs(index, "Where")
+        start, rank = self._inputs(place, "Add")
+        before, column = self._inputs(start, "Reshape")
+        counts, axis = self._inputs(before, "CumSum")
+        _demand(_attributes(self.nodes[self.producer[before]]) == {"exclusive": 1})
+        _demand(self._array(zero).item() == 0 and self._array(axis).item() == 0)
+        _demand(self._array(column).tolist() == [-1, 1])
+        codes = set()
+        for looked_up, table in ((is_kept, RANK_TABLE), (rank, RANK_TABLE), (counts, COUNT_TABLE)):
+            rows, code = self._inputs(looked_up, "Gather")
+            _demand(np.array_equal(self._array(self._inputs(rows, "Cast")[0]), table))
+            codes.add(code)
+        _demand(len(codes) == 1)
+        mask = self._inputs(codes.pop(), "Cast")[0]
+        size = 8 * self._array(mask).size if size is None else size
+        line = self._line(mask, values, size)[part or slice(None)]
+        _demand(line.size == int(np.prod(self._array(shape))))
+        return line.reshape(self._array(shape)), self.model.tensors[values]
+
+    def _line(self, mask: str, values: str, size: int) -> Array:
+        """Put the elements together; tensors of a group share them."""
+        held = self._array(mask), self._array(values)
+        if (mask, values, size) not in self.lines:
+            self.lines[mask, values, size] = put_together(Pieces((size,), *held))
+        return self.lines[mask, values, size]
+
+    def _part(self, name: str) -> tuple[str, slice]:
+        """Give what a Split takes apart, and which part of it is called `name`."""
+        source, *sizes = self._inputs(name, "Split")
+        node = self.nodes[self.producer[name]]
+        lengths = self._array(sizes[0]).tolist() if sizes else _attributes(node).get("split")
+        _demand(isinstance(lengths, list) and _attributes(node).get("axis", 0) == 0)
+        assert isinstance(lengths, list)
+        k = list(node.output).index(name)
+        return source, slice(sum(lengths[:k]), sum(lengths[: k + 1]))
+
+    def _op(self, name: str) -> str:
+        k = self.producer.get(name)
+        return self.nodes[k].op_type if k is not None else ""
+
+    def _inputs(self, name: str, op: str) -> list[str]:
+        k = self.producer.get(name)
+        _demand(k is not None and self.nodes[k].op_type == op)
+        assert k is not None
+        self.seen_nodes.add(k)
+        return list(self.nodes[k].input)
+
+    def _array(self, name: str) -> Array:
+        _demand(name in self.model.tensors)
+        self.seen_tensors.add(name)
+        return self.model.array(name)
+
+
+def _demand(condition: bool) -> None:
+    if not condition:
+        raise _OtherError
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.i or a.name != "reverse"}
+
+
+def _sparse(k: int, value: onnx.SparseTensorProto) -> _Found:
+    """Read a sparse constant; positions are row-major, or one row of indices per element."""
+    shape = tuple(value.dims)
+    kept, where = numpy_helper.to_array(value.values), numpy_helper.to_array(value.indices)
+    array = np.zeros(shape, kept.dtype)
+    if where.ndim == 2:
+        where = np.ravel_multi_index(tuple(where.T), shape)
+    array.reshape(-1)[where] = kept
+    return _Found(k, array, value.values)
+
+
+def _clear(model: Model, edited: Edited, removed: set[int], found: list[_Found]) -> None:
+    """Take out the nodes and tensors of decoders that nothing else reads."""
+    flat = model.flat
+    kept_names = {o.name for o in model.proto.graph.output} | flat.captured
+    waiting = set[int]().union(*(f.nodes for f in found)) - removed
+    tensors = set[str]().union(*(f.tensors for f in found))
+    while True:
+        read = kept_names | {n for k, node in enumerate(flat.nodes) if k not in removed for n in node.input}
+        unread = {k for k in waiting if not read & set(flat.nodes[k].output)}
+        if not unread:
+            break
+        removed |= unread
+        waiting -= unread
+    first = {f.last for f in found}
+    for k in sorted(removed - first):
+        place = flat.places[k]
+        assert place is not None
+        edited.remove(place)
+    for name in sorted(tensors - read):
+        edited.drop(name)
