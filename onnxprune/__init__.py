@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from .api import PruneResult as PruneResult
     from .api import analyze as analyze
     from .api import apply as apply
+    from .api import compact as compact
+    from .api import error_curves as error_curves
     from .api import load as load
     from .api import mask as mask
     from .api import plan as plan
     from .api import prune as prune
+    from .api import repair as repair
     from .api import save as save
+    from .api import sensitivity as sensitivity
+    from .api import sparsify as sparsify
     from .api import verify as verify
     from .axes.analysis import Analysis as Analysis
     from .axes.analysis import Group as Group
@@ -34,7 +39,9 @@ if TYPE_CHECKING:
     from .axes.op import Op as Op
     from .chains import match as match
     from .chains import register_chain as register_chain
+    from .compaction.result import CompactResult as CompactResult
     from .criteria import criterion as criterion
+    from .criteria import data_criterion as data_criterion
     from .criteria import unit_scores as unit_scores
     from .errors import DataError as DataError
     from .errors import ModelError as ModelError
@@ -46,15 +53,40 @@ if TYPE_CHECKING:
     from .errors import UnknownNameError as UnknownNameError
     from .errors import VerificationError as VerificationError
     from .graph.model import Model as Model
+    from .masks import keep_mask as keep_mask
+    from .masks import keep_masks as keep_masks
+    from .masks import measure as measure
+    from .masks import parse_pattern as parse_pattern
+    from .masks import pattern as pattern
     from .planfile import Plan as Plan
+    from .recover import Recovery as Recovery
+    from .sparsity.result import SparsifyResult as SparsifyResult
+    from .sparsity.sparsifier import Sparsifier as Sparsifier
+    from .sweep.result import Sensitivity as Sensitivity
 
 _HOMES = {
-    "api": ("PruneResult", "analyze", "apply", "load", "mask", "plan", "prune", "save", "verify"),
+    "api": (
+        "PruneResult",
+        "analyze",
+        "apply",
+        "compact",
+        "error_curves",
+        "load",
+        "mask",
+        "plan",
+        "prune",
+        "repair",
+        "save",
+        "sensitivity",
+        "sparsify",
+        "verify",
+    ),
     "axes.analysis": ("Analysis", "Group"),
     "axes.collect": ("op_rule",),
     "axes.op": ("Op",),
     "chains": ("match", "register_chain"),
-    "criteria": ("criterion", "unit_scores"),
+    "compaction.result": ("CompactResult",),
+    "criteria": ("criterion", "data_criterion", "unit_scores"),
     "errors": (
         "DataError",
         "ModelError",
@@ -67,7 +99,12 @@ _HOMES = {
         "VerificationError",
     ),
     "graph.model": ("Model",),
+    "masks": ("keep_mask", "keep_masks", "measure", "parse_pattern", "pattern"),
     "planfile": ("Plan",),
+    "recover": ("Recovery",),
+    "sparsity.result": ("SparsifyResult",),
+    "sparsity.sparsifier": ("Sparsifier",),
+    "sweep.result": ("Sensitivity",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _OWN_RULES = ("op_rule",)

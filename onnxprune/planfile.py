@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PlanError
+from .trade import Trade
 
 SCHEMA = "onnxprune.plan/1"
 ROLES = ("output", "input", "parameter")
+REPAIRED = "onnxprune.repaired"  # the metadata of a model whose kept weights were given new values
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,18 @@ class PlanSlice:
 
 @dataclass(frozen=True)
 class Plan:
-    """A decision that can be printed, saved, checked and applied."""
+    """A decision that can be printed, saved, checked and applied.
+
+    `trade` is what the search saw that found it, None where none was made, and `scores` what ranked the units, (units,)
+    by group id; neither is part of the file.
+    """
 
     source_sha256: str
     groups: tuple[PlanGroup, ...]
     slices: tuple[PlanSlice, ...]
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    trade: Trade | None = field(default=None, compare=False, repr=False)
+    scores: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def exact(self) -> bool:

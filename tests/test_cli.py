@@ -459,7 +459,7 @@ def test_unusable_model(kind):
         (("--target", "mac=0.5"), "Did you mean 'macs'"),
         (("--target", "macs"), "METRIC=F"),
         (("--target", "macs=0.5", "--target", "macs=0.6"), "twice"),
-        (("--ratio", 0.5, "--target", "macs=0.5"), "either a ratio or a target"),
+        (("--ratio", 0.5, "--target", "macs=0.5"), "give one of a ratio, a target"),
         (("--ratio", 0.5, "--criterion", "l22"), "Did you mean 'l2'"),
         (("--ratio", 0.5, "--kinds", "chanels"), "Did you mean 'channels'"),
         (("--ratio", 0.5, "--scope", "globl"), "Did you mean 'global'"),
@@ -550,8 +550,8 @@ def test_failed_verification_writes_nothing(monkeypatch):
 
     cut = onnxprune.apply
 
-    def wrong(model, plan):
-        result = cut(model, plan)
+    def wrong(model, plan, **options):
+        result = cut(model, plan, **options)
         tensor = next(t for t in result.proto.graph.initializer if t.name == "c.bias")
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
         return result

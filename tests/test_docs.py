@@ -105,8 +105,8 @@ def test_python_blocks_run_and_print_what_is_shown(page, workplace):
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.stem)
 def test_commands_run(page, workplace):
     for language, text in blocks(page):
-        name = re.match(r"# (\w+\.toml)\n", text)
-        if language == "toml" and name:
+        name = re.match(r"# (\w+\.(?:toml|py))\n", text)
+        if language in ("toml", "python") and name:
             (workplace / name[1]).write_text(text, encoding="utf-8")
     before = (workplace / "model.onnx").read_bytes()
     for arguments in commands(page):

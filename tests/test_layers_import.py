@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
-BASE = ("errors", "registry", "planfile", "_version")
+BASE = ("errors", "registry", "planfile", "trade", "_version")
 LAYERS = (
     BASE,
     ("masks",),
@@ -21,7 +21,8 @@ LAYERS = (
     ("select",),
     ("recover",),
     ("rewrite", "verification"),
-    ("sparsity", "compaction"),
+    ("search",),
+    ("sparsity", "compaction", "sweep", "report"),
     ("api", "__init__"),
     ("cli", "__main__"),
 )

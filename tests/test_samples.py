@@ -16,12 +16,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
 SCRIPTS = {
+    "compact_masked.py": [],
     "custom_op_rule.py": [],
     "pipeline.py": [str(SAMPLES / "digits_transformer.onnx"), "pruned.onnx"],
     "prune_cnn.py": [],
     "prune_transformer.py": [],
 }
-NOT_RUN = {"digits_eval.py", "digits_training.py", "train_digits_cnn.py", "train_digits_transformer.py"}
+NOT_RUN = {
+    "digits_eval.py",
+    "digits_training.py",
+    "train_digits_cnn.py",
+    "train_digits_masked.py",
+    "train_digits_transformer.py",
+}
 
 
 def run(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -64,7 +71,10 @@ def test_pipeline_exit_codes(arguments, code, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "floor"), [("digits_cnn", 0.97), ("digits_transformer", 0.95)])
+@pytest.mark.parametrize(
+    ("name", "floor"),
+    [("digits_cnn", 0.97), ("digits_transformer", 0.95), ("digits_masked_ao", 0.96), ("digits_masked_prune", 0.96)],
+)
 def test_model_is_small_and_accurate(name, floor, tmp_path):
     path = SAMPLES / f"{name}.onnx"
     result = run("digits_eval.py", [str(path)], tmp_path)
@@ -73,7 +83,7 @@ def test_model_is_small_and_accurate(name, floor, tmp_path):
     assert path.stat().st_size < 400_000
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer", "digits_masked_ao", "digits_masked_prune"])
 def test_model_is_one_clean_file(name):
     proto = onnx.load(SAMPLES / f"{name}.onnx", load_external_data=False)
     onnx.checker.check_model(proto, full_check=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
+from .compact import compact
 from .failures import Program
 from .inspect import inspect
 from .mask import mask
 from .prune import prune
+from .report import report
+from .sensitivity import sensitivity
+from .sparsify import sparsify
 from .verify import verify
 
 __all__ = ["main"]
@@ -27,7 +31,7 @@ Exit codes:
 
 @click.group(
     cls=Program,
-    commands=[inspect, prune, mask, verify],
+    commands=[inspect, prune, sparsify, compact, mask, sensitivity, verify, report],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EXIT_CODES,
 )

@@ -73,6 +73,8 @@ def _print_survey(page: Page, model: str, found: Mapping[str, Any]) -> None:
     _print_locked(page, found["locked"])
     for row in found["without_rule"]:
         page.line(f"no rule for {row['op']}: {', '.join(row['nodes'])}")
+    for row in found["tried"]:
+        page.line(f"what {row['op']} does with its axes was found by running it: {', '.join(row['nodes'])}")
 
 
 def _print_groups(page: Page, groups: list[dict[str, Any]]) -> None:
@@ -100,6 +102,8 @@ def _print_groups(page: Page, groups: list[dict[str, Any]]) -> None:
         detail.append(("layout", f"{group['layout']['initializer']}: {group['layout']['axes']}"))
         if not group["exact"]:
             detail.append(("inexact", str(group["why_inexact"])))
+        if group["tried"]:
+            detail.append(("by trial", f"no rule, found by running: {', '.join(group['tried'])}"))
         details.append(detail)
     page.listing(("group", "kind", "units", "params each", "MACs each", ""), rows, details)
     page.line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,6 +33,23 @@ def metric_and_fraction(text: str) -> tuple[str, float]:
     return metric.strip(), value
 
 
+def layer_setting(text: str) -> tuple[str, str, Any]:
+    """Read `GLOB:KEY=VALUE`; a glob may hold colons, and so may a value such as 2:4."""
+    found = re.fullmatch(r"(.+):([A-Za-z][\w-]*)=(.*)", text)
+    if not found:
+        raise click.BadParameter(f"{text!r} is not of the form GLOB:KEY=VALUE, such as 'head*:sparsity=0.25'")
+    glob, key, value = found.groups()
+    return glob, key.replace("-", "_"), _plain(value)
+
+
+def _plain(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else text
+
+
 def integer_or_auto(text: str) -> int | str:
     """Read a whole number or `auto`."""
     if text != "auto" and not text.isdecimal():
@@ -55,6 +73,16 @@ def distinct(_: click.Context, param: click.Parameter, value: tuple[tuple[str, A
     for name, item in value:
         if result.setdefault(name, item) != item:
             raise click.BadParameter(f"{name} is given twice, with different values", param=param)
+    return result or None
+
+
+def by_layer(
+    _: click.Context, __: click.Parameter, value: tuple[tuple[str, str, Any], ...]
+) -> dict[str, dict[str, Any]] | None:
+    """Make a dictionary of settings by glob, in the order given; a later value for the same key wins."""
+    result: dict[str, dict[str, Any]] = {}
+    for glob, key, item in value:
+        result.setdefault(glob, {})[key] = item
     return result or None
 
 
@@ -92,6 +120,25 @@ def group_options(function: F) -> F:
         metavar="GLOB",
         multiple=True,
         help="Only these groups, by group, node or initializer name. Repeatable.",
+    )(function)
+
+
+def search_options(function: F) -> F:
+    """Add `--max-drop`, `--metric`, `--minimize` and `--threads`."""
+    function = click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads of onnxruntime.")(
+        function
+    )
+    function = click.option("--minimize", metavar="METRIC", help="With --max-drop: params, bytes or macs (default).")(
+        function
+    )
+    function = click.option(
+        "--metric", metavar="FILE.py:FUNCTION", help="Your measure: takes a session, gives a number, higher is better."
+    )(function)
+    return click.option(
+        "--max-drop",
+        metavar="X",
+        type=float,
+        help="The smallest model whose --metric loses at most X.",
     )(function)
 
 

@@ -43,6 +43,13 @@ class Progress:
             if self._bar is not None:
                 self._bar.update(self._task, completed=self._done, description=text)
 
+    def detail(self, text: str) -> None:
+        """Say what the stage is at."""
+        with self._lock:
+            self._text = text
+            if self._bar is not None:
+                self._bar.update(self._task, description=text)
+
     def _show(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn

@@ -24,6 +24,7 @@ from .options import (
     metric_and_fraction,
     model_argument,
     output_options,
+    search_options,
 )
 from .outputs import check_against_source, check_outputs
 from .progress import Progress
@@ -34,17 +35,19 @@ if TYPE_CHECKING:
     from ..axes.analysis import Analysis
     from ..graph.model import Model
     from ..planfile import Plan
+    from ..recover import Recovery
     from ..verification import Verdict
 
 PLANNING = (
-    "ratio", "target", "criterion", "scope", "max_ratio", "round_to", "include", "exclude", "kinds", "allow_inexact",
-    "chains", "seed",
+    "ratio", "target", "max_drop", "metric", "minimize", "criterion", "scope", "max_ratio", "round_to", "include",
+    "exclude", "kinds", "allow_inexact", "chains", "seed", "threads",
 )  # fmt: skip
 RIVALS = {
     **dict.fromkeys(PLANNING, ("plan",)),
     "plan": PLANNING,
-    "ratio": ("target", "plan"),
-    "target": ("ratio", "plan"),
+    "ratio": ("target", "max_drop", "metric", "minimize", "plan"),
+    "target": ("ratio", "max_drop", "metric", "minimize", "plan"),
+    "max_drop": ("ratio", "target", "plan"),
 }
 
 
@@ -58,9 +61,10 @@ RIVALS = {
     type=metric_and_fraction,
     multiple=True,
     callback=distinct,
-    help="Keep at most the fraction F of METRIC: params, macs or bytes. Repeatable.",
+    help="Keep at most the fraction F of METRIC: params, macs, bytes or latency. Repeatable.",
 )
-@click.option("--criterion", metavar="NAME", help="What makes a unit worth keeping. Default: l2.")
+@search_options
+@click.option("--criterion", metavar="NAME", help="What makes a unit worth keeping. Default: l2; obs with --data.")
 @click.option("--scope", metavar="local|global", help="Rank inside each group, or across (default with --target).")
 @click.option("--max-ratio", metavar="R", type=float, help="No group loses more than the fraction R. Default: 0.9.")
 @click.option("--round-to", metavar="N|auto", type=integer_or_auto, help="Remaining widths are multiples of N.")
@@ -77,9 +81,19 @@ RIVALS = {
 @input_shape_option
 @click.option("--plan", metavar="FILE", type=click.Path(), help="Apply a saved plan instead of choosing.")
 @click.option("--save-plan", metavar="FILE", type=click.Path(), help="Save this run's plan.")
+@click.option("--report", metavar="FILE", type=click.Path(), help="Write a report: .html, or .json for later.")
 @config_option
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="For random choices and samples. Default: 0.")
-@click.option("--data", metavar="SOURCE", help="Samples to verify with: .npz, a folder, FILE.py:NAME or random:N.")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples to rank, repair and verify with: .npz, a folder, FILE.py:NAME or random:N.",
+)
+@click.option(
+    "--recover",
+    metavar="none|bias|lstsq",
+    help="Repair the weights that stay from --data. Default: lstsq with --data.",
+)
 @click.option("--verify/--no-verify", default=True, help="Check the result before it is put in place. Default: yes.")
 @click.option("--dry-run", is_flag=True, help="Decide, but write no model.")
 @output_options
@@ -88,14 +102,15 @@ RIVALS = {
 def prune(ctx: click.Context, /, **_: Any) -> None:
     """Remove units physically and write a smaller model.
 
-    Give --ratio, --target or --plan.
+    Give --ratio, --target, --max-drop or --plan.
     """
     given = command_line_wins(ctx, RIVALS)
     started = time.perf_counter()
     model, output = given["model"], given["output"]
-    outputs = {"--output": output, "--save-plan": given["save_plan"]}
+    outputs = {"--output": output, "--save-plan": given["save_plan"], "--report": given["report"]}
     _check(given, outputs)
-    with Progress(6, quiet=given["quiet"]) as progress:
+    how = given["recover"] or ("none" if given["data"] is None else "lstsq")
+    with Progress(6 if how == "none" else 7, quiet=given["quiet"]) as progress:
         progress.stage("loading")
         import onnxprune
 
@@ -108,14 +123,20 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
         progress.stage("analyzing")
         analysis = onnxprune.analyze(source, input_shapes=_shapes(saved, given["input_shapes"]))
         progress.stage("choosing")
-        plan = saved if saved is not None else onnxprune.plan(analysis, **_planning(given))
+        searching = {"data": given["data"], "recover": how, "progress": progress.detail}
+        plan = saved or onnxprune.plan(analysis, **_planning(given), **searching)
+        recovery = None
+        if how != "none":
+            progress.stage("repairing")
+            recovery = _repaired(analysis, plan, given, progress)
         progress.stage("cutting")
-        smaller = onnxprune.apply(analysis, plan)
+        smaller = onnxprune.apply(analysis, plan, recover=recovery)
         progress.stage("verifying")
         verdict = None
         if given["verify"] and not given["dry_run"] and not plan.empty:
-            verdict = _verified(analysis, smaller, plan, given)
+            verdict = _verified(analysis, smaller, plan, recovery, given)
         document = _document(analysis, smaller, plan, verdict, given)
+        document["recovery"] = recovery.to_json() if recovery is not None else None
         progress.stage("writing")
         good = verdict is None or verdict.ok
         if good and not given["dry_run"]:
@@ -125,6 +146,10 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
             from ..api import write_text
 
             write_text(given["save_plan"], plan.dumps())
+        if good and given["report"] is not None:
+            from ..api import report_details, write_report
+
+            write_report({**document, **report_details(analysis, plan)}, given["report"])
     document["seconds"] = round(time.perf_counter() - started, 3)
     _report(document, as_json=given["as_json"])
     if verdict is not None:
@@ -139,9 +164,19 @@ def _check(given: Mapping[str, Any], outputs: Mapping[str, str | None]) -> None:
     if given["plan"] is not None and said:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
         raise click.UsageError(f"--plan says what goes, so {names} cannot be given as well")
-    if given["plan"] is None and given["ratio"] is None and not given["target"]:
-        raise click.UsageError("say how much to remove: --ratio R, --target METRIC=F or --plan FILE")
+    if given["plan"] is None and given["ratio"] is None and not given["target"] and given["max_drop"] is None:
+        raise click.UsageError("say how much to remove: --ratio R, --target METRIC=F, --max-drop X or --plan FILE")
+    if given["plan"] is None and (given["max_drop"] is None) != (given["metric"] is None):
+        raise click.UsageError("--max-drop X and --metric FILE.py:FUNCTION go together: how much of what may be lost")
+    if given["minimize"] is not None and given["max_drop"] is None:
+        raise click.UsageError("--minimize says what --max-drop makes small; give --max-drop X as well")
+    if given["data"] is None and given["recover"] not in (None, "none"):
+        raise click.UsageError(f"--recover {given['recover']} needs samples to run the model on: --data SOURCE")
     check_outputs(outputs, {"the model": given["model"], "the plan to apply": given["plan"]})
+    if given["report"] is not None:
+        from ..api import check_report
+
+        check_report(given["report"])
 
 
 def _saved_plan(path: str | None) -> Plan | None:
@@ -166,7 +201,28 @@ def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in PLANNING if given[name] not in (None, ())}
 
 
-def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str, Any]) -> Verdict:
+def _repaired(analysis: Analysis, plan: Plan, given: Mapping[str, Any], progress: Progress) -> Recovery:
+    """Repair the weights that stay, and say which layer of how many is at work."""
+    import onnxprune
+
+    def say(done: int, total: int) -> None:
+        progress.detail(f"repairing, {done} of {total}")
+
+    recovery: Recovery = onnxprune.repair(
+        analysis,
+        plan,
+        given["data"],
+        how=given["recover"],
+        seed=given["seed"] or 0,
+        threads=given["threads"],
+        progress=say,
+    )
+    return recovery
+
+
+def _verified(
+    analysis: Analysis, smaller: Model, plan: Plan, recovery: Recovery | None, given: Mapping[str, Any]
+) -> Verdict:
     """Verify what will be written: the model itself, or where weights lie outside, a copy written elsewhere."""
     import onnxprune
 
@@ -180,6 +236,7 @@ def _verified(analysis: Analysis, smaller: Model, plan: Plan, given: Mapping[str
             data=given["data"],
             seed=given["seed"] or 0,
             input_shapes=dict(given["input_shapes"] or {}) or None,
+            recovered=recovery is not None and bool(recovery.values),
             measure=Meter(analysis),
         )
         return verdict
@@ -218,9 +275,18 @@ def _document(
         "dry_run": given["dry_run"],
         "plan": plan_document(plan),
         **_figures(analysis, smaller, plan, verdict),
+        **_measured(plan),
         "input_shapes": shapes_taken(analysis),
         "verification": verdict.to_json() if verdict is not None else None,
     }
+
+
+def _measured(plan: Plan) -> dict[str, Any]:
+    """Give what a search measured: the curve, and the chosen model's time or metric beside the original's."""
+    if plan.trade is None:
+        return {"trade": None}
+    name = "latency_ms" if plan.trade.measure == "latency" else "metric"
+    return {name: dict(plan.trade.figures), "trade": plan.trade.to_json()}
 
 
 def _report(document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -228,13 +294,20 @@ def _report(document: Mapping[str, Any], *, as_json: bool) -> None:
         emit(json.dumps(document, indent=1))
         return
     from .decided import print_plan
-    from .tables import Page, change_rows, shapes_note
+    from .tables import Page, change_rows, recovery_note, shapes_note
     from .verdicts import print_verdict
 
     page = Page()
     print_plan(page, document["plan"])
     page.line()
     page.table(("", "before", "after", "ratio"), change_rows(document))
+    if document["trade"] is not None:
+        from .trade import print_trade
+
+        page.line()
+        print_trade(page, document["trade"])
+    if document["recovery"] is not None:
+        page.line(recovery_note(document["recovery"]))
     if document["input_shapes"]:
         page.line(shapes_note(document["input_shapes"]))
     page.line()

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from ..errors import OptionError, unknown_name
 from .failures import failure
-from .options import distinct
+from .options import by_layer, distinct
 
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
@@ -93,7 +93,7 @@ def _default(path: str, key: str, param: click.Parameter, value: Any, *, positiv
         if not isinstance(value, bool):
             raise OptionError(f"{path}: key {key!r} is true or false, not {value!r}")
         return value == positive
-    if isinstance(value, Mapping) and param.callback is not distinct:
+    if isinstance(value, Mapping) and param.callback not in (distinct, by_layer):
         raise OptionError(f"{path}: key {key!r} takes no table")
     rows = _texts(path, key, value)
     if not param.multiple and (len(rows) != 1 or isinstance(value, (list, dict))):
@@ -109,6 +109,8 @@ def _default(path: str, key: str, param: click.Parameter, value: Any, *, positiv
 def _texts(path: str, key: str, value: Any) -> list[str]:
     """Spell a TOML value as the command line would: a list as repeated options, a table as NAME=VALUE."""
     if isinstance(value, Mapping):
+        if any(isinstance(item, Mapping) for item in value.values()):
+            return [row for glob, table in value.items() for row in _layer_texts(path, f"{key}.{glob}", glob, table)]
         return [f"{name}={_text(path, key, item)}" for name, item in value.items()]
     return [_text(path, key, item) for item in value] if isinstance(value, list) else [_text(path, key, value)]
 
@@ -119,3 +121,11 @@ def _text(path: str, key: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise OptionError(f"{path}: key {key!r} cannot be {value!r}")
     return str(value)
+
+
+def _layer_texts(path: str, key: str, glob: str, table: Any) -> list[str]:
+    """Spell the settings of some layers as GLOB:KEY=VALUE."""
+    if not isinstance(table, Mapping):
+        raise OptionError(f"{path}: key {key!r} takes a table of settings, not {table!r}")
+    texts = {k: str(v).lower() if isinstance(v, bool) else _text(path, f"{key}.{k}", v) for k, v in table.items()}
+    return [f"{glob}:{name}={text}" for name, text in texts.items()]

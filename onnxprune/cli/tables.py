@@ -136,3 +136,16 @@ def change_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 _LABELS = {"params": "parameters", "macs": "MACs", "bytes": "weight bytes"}
+
+
+def recovery_note(recovery: Mapping[str, Any]) -> str:
+    """Say what repairing did: how many layers, and the error at the outputs before and after."""
+    layers = recovery["layers"]
+    done = [row for row in layers if row["how"] != "none"]
+    text = f"repaired {len(done)} of {plural(len(layers), 'layer')} ({recovery['recover']})"
+    before, after = recovery["error_before"], recovery["error_after"]
+    if before is None or after is None:
+        return text
+    count = plural(recovery["held_out"] or recovery["samples"], "feed")
+    where = f"{count} held out" if recovery["held_out"] else count
+    return f"{text}; error at the outputs {before:.3g} before, {after:.3g} after, of their variance, on {where}"

@@ -50,7 +50,7 @@ def print_verdict(page: Page, verdict: Mapping[str, Any], *, checks: bool) -> No
     else:
         page.line(f"masked twin: not compared, {verdict['exact_reason']}")
     if agreement is not None:
-        page.line(f"with the original on {verdict['data']}: {_agreement(agreement)}")
+        page.line(f"with the original on {verdict['data']}: {agreement_line(agreement)}")
     if verdict["ok"]:
         page.line("verified", style="bold green")
     else:
@@ -64,6 +64,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def _agreement(agreement: Mapping[str, Any]) -> str:
+def agreement_line(agreement: Mapping[str, Any]) -> str:
+    """Spell how close two models are in one line."""
     parts = [f"{label} {spell(agreement[key])}" for key, label, spell in _FIGURES if agreement[key] is not None]
     return ", ".join(parts) or "no figure"

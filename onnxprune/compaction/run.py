@@ -14,7 +14,7 @@ from ..data import load_data
 from ..errors import OptionError
 from ..graph.model import Model
 from ..planfile import Plan, PlanGroup
-from ..rewrite.apply import apply_plan
+from ..rewrite.apply import apply_plan, stamp
 from ..select.eligible import eligible
 from ..verification import Check, Verdict, verify
 from .decide import Decision, decide
@@ -64,7 +64,9 @@ def compact(  # noqa: PLR0913  one argument per option of the command line
     plan = _plan(analysis, decision, input_shapes)
     if plan.empty:
         return CompactResult(analysis.model, plan, analysis, outcomes(analysis, decision, seen))
-    smaller = fold(apply_plan(analysis, plan), corrections(analysis, decision))
+    changes = corrections(analysis, decision)
+    smaller = fold(apply_plan(analysis, plan), changes)
+    stamp(smaller.proto, analysis.model.sha256, plan.sha256, repaired=bool(changes))
     report = None
     if verified:
         report = compare(analysis.model, smaller, data=data, rtol=rtol, seed=seed, input_shapes=input_shapes)
@@ -82,6 +84,7 @@ def _plan(analysis: Analysis, decision: Decision, input_shapes: Mapping[str, Seq
             {"criterion": "compact"},
             None,
             group.why_inexact,
+            group.blocks,
         )
         for g, group in enumerate(analysis.groups)
     ]

@@ -22,13 +22,15 @@ class Criterion:
     """A criterion by name.
 
     `normalized` scores compare between groups as they are; others are divided by their mean over the group.
-    `scales_only` asks for the scale vectors of normalizations instead of weights.
+    `scales_only` asks for the scale vectors of normalizations instead of weights. `needs` names the statistics of data
+    that it looks at, see `criteria.data`; it is empty for a criterion of weights alone.
     """
 
     name: str
     score: ScoreRows
     normalized: bool = False
     scales_only: bool = False
+    needs: tuple[str, ...] = ()
 
 
 criteria: Registry[Criterion] = Registry("criterion")

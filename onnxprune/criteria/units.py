@@ -21,6 +21,8 @@ def unit_scores(weight: Any, criterion: str = "l2", axis: int = 0) -> Any:
     `UnknownNameError` for an unknown criterion and `OptionError` for a non-finite weight.
     """
     chosen = criteria[criterion]
+    if chosen.needs:
+        raise needs_data(chosen)
     array = np.asarray(weight.detach().cpu().double() if hasattr(weight, "detach") else weight)
     if array.ndim == 0 or not -array.ndim <= axis < array.ndim:
         raise OptionError(f"axis {axis} is none of a weight of shape {array.shape}")
@@ -46,6 +48,8 @@ def group_scores(analysis: Analysis, group: Group, criterion: str, seed: int = 0
         numbers = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(group.size)
         return numbers, {"criterion": "random", "seed": seed}
     chosen = criteria[criterion]
+    if chosen.needs:
+        raise needs_data(chosen)
     used: dict[str, Any] = {"criterion": criterion}
     members = _members(analysis, group, chosen)
     if chosen.scales_only and not members:
@@ -56,6 +60,14 @@ def group_scores(analysis: Analysis, group: Group, criterion: str, seed: int = 0
     if not scores:
         return np.ones(group.size), used
     return _scaled(chosen, np.mean(scores, axis=0)), used
+
+
+def needs_data(chosen: Criterion) -> OptionError:
+    """Build the error for a criterion that looks at data where there is none."""
+    return OptionError(
+        f"criterion {chosen.name!r} needs data to run the model on: give samples (--data SOURCE), or a criterion of "
+        "weights alone such as l2"
+    )
 
 
 def _scaled(chosen: Criterion, score: Rows) -> Rows:

@@ -17,22 +17,23 @@ from ..axes.cuts import Version, make_plan, versions
 from ..errors import PlanError, RuleDefect
 from ..graph.flatten import Place
 from ..graph.model import Model
-from ..planfile import Plan
+from ..planfile import REPAIRED, Plan
 from .edited import Array, Edited
 from .sizes import Refresh, Slot
 
 
-def apply_plan(analysis: Analysis, plan: Plan) -> Model:
+def apply_plan(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Model:
     """Give a smaller copy of the analysed model. An empty plan gives the model itself.
 
-    Raises `PlanError` when the plan was made for another model.
+    `values` are new contents of initializers by name, in the shapes of the original; what the plan removes is cut out
+    of them as well. Raises `PlanError` when the plan was made for another model.
     """
     model = analysis.model
     check_plan(analysis, plan)
     if plan.empty:
         return model
     alive = analysis.alive({g.id: g.removed for g in plan.groups})
-    smaller = _Rewriter(analysis, alive).run(plan)
+    smaller = _Rewriter(analysis, alive, values or {}).run(plan)
     return Model(smaller, model.path, prefers_external_data=model.has_external_data or model.prefers_external_data)
 
 
@@ -46,10 +47,10 @@ def check_plan(analysis: Analysis, plan: Plan) -> None:
         found = groups.get(group.id)
         if group.removed and (found is None or found.size != group.size):
             raise PlanError(f"the plan's group {group.id!r} of {group.size} units is none of {label}")
+        if found is not None and group.removed and found.width - len(group.removed) // found.blocks < found.least:
+            raise PlanError(f"the plan leaves too little of group {group.id!r}; {found.least} units always stay")
         if found is not None and not found.is_balanced(group.removed):
             raise PlanError(f"the plan takes unequal numbers from the {found.blocks} blocks of group {group.id!r}")
-        if len(group.removed) >= group.size:
-            raise PlanError(f"the plan removes every unit of group {group.id!r}; one always stays")
     emptied = analysis.emptied(analysis.alive({g.id: g.removed for g in plan.groups}))
     if emptied is not None:
         owner = analysis.collection.axis_value(emptied)
@@ -62,17 +63,22 @@ def check_plan(analysis: Analysis, plan: Plan) -> None:
 class _Rewriter:
     """One rewrite of one model."""
 
-    def __init__(self, analysis: Analysis, alive: Keep) -> None:
+    def __init__(self, analysis: Analysis, alive: Keep, values: Mapping[str, Array]) -> None:
         self.analysis = analysis
         self.alive = alive
+        self.values = values
         self.source = analysis.model
         self.edited = Edited(analysis.model)
         self.places = analysis.collection.view.places
 
     def run(self, plan: Plan) -> onnx.ModelProto:
         refresh = Refresh(self.analysis, self.alive)
-        for version in versions(self.analysis, self.alive):
+        found = versions(self.analysis, self.alive)
+        for version in found:
             self._write_version(version)
+        cut = {version.initializer for version in found}
+        for name in sorted(self.values.keys() - cut):
+            self.edited.write(name, name, self.values[name])
         self._write_integers(refresh)
         refresh.write_attributes(self.node)
         for index, sizes in refresh.split_sizes:
@@ -81,7 +87,7 @@ class _Rewriter:
         self._correct_sizes(refresh)
         self._write_declarations()
         proto = self.edited.finish()
-        stamp(proto, self.source.sha256, plan.sha256)
+        stamp(proto, self.source.sha256, plan.sha256, repaired=bool(self.values))
         return proto
 
     def _place(self, index: int) -> Place:
@@ -97,7 +103,9 @@ class _Rewriter:
     def _write_version(self, version: Version) -> None:
         if not version.keeps and version.result == version.initializer:
             return
-        array = self.source.array(version.initializer)
+        array = self.values.get(version.initializer)
+        if array is None:
+            array = self.source.array(version.initializer)
         for axis, keep in version.keeps.items():
             array = np.compress(keep, array, axis=axis)
         self.edited.write(version.initializer, version.result, array)
@@ -170,14 +178,18 @@ class _Rewriter:
             proto.input[slot] = made
 
 
-def stamp(proto: onnx.ModelProto, source_sha256: str, plan_sha256: str) -> None:
-    """Write where a model comes from into its `metadata_props`, replacing earlier entries of the same keys."""
-    entries: Mapping[str, str] = {
+def stamp(proto: onnx.ModelProto, source_sha256: str, plan_sha256: str, *, repaired: bool = False) -> None:
+    """Write where a model comes from into its `metadata_props`, replacing earlier entries of the same keys.
+
+    `repaired` says that what stays of the weights is not bit for bit what it was.
+    """
+    entries: dict[str, str] = {
         "onnxprune.version": __version__,
         "onnxprune.source_sha256": source_sha256,
         "onnxprune.plan_sha256": plan_sha256,
+        **({REPAIRED: "yes"} if repaired else {}),
     }
-    kept = [p for p in proto.metadata_props if p.key not in entries]
+    kept = [p for p in proto.metadata_props if p.key not in (*entries, REPAIRED)]
     copies = [(p.key, p.value) for p in kept] + list(entries.items())
     del proto.metadata_props[:]
     for key, text in copies:

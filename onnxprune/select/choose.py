@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..axes.analysis import Analysis, Group
 from ..axes.cuts import make_plan
+from ..criteria.registry import Rows
 from ..criteria.units import group_scores
 from ..errors import NotMetError, OptionError, unknown_name
 from ..planfile import Plan, PlanGroup
 from .eligible import Limits, aligned_removal, eligible, limits
-from .target import METRICS, Candidate, alive_after, meet_targets
+from .target import METRICS, TARGETS, Candidate, alive_after, meet_targets
 
 DEFAULT_CRITERION = "l2"
+Scorer = Callable[[Sequence[Group]], Mapping[str, tuple[Rows, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
 class Options:
     """What to remove; see the command line's `prune` for the meaning of each.
 
-    Exactly one of `ratio` (a fraction in [0, 1)) and `target` (metric to fraction that may remain) is given.
+    Exactly one of `ratio` (a fraction in [0, 1)), `target` (metric to fraction that may remain) and `max_drop` (how far
+    the caller's metric may fall while the size `minimize` is made as small as can be) is given. `scorer` scores units
+    by more than their weights: of some groups it gives the scores (size,) and what was used, by group id.
     """
 
     ratio: float | None = None
     target: Mapping[str, float] = field(default_factory=dict)
+    max_drop: float | None = None
+    minimize: str = "macs"
     criterion: str = DEFAULT_CRITERION
     scope: str | None = None
     max_ratio: float = 0.9
@@ -38,11 +44,15 @@ class Options:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     seed: int = 0
+    scorer: Scorer | None = field(default=None, repr=False, compare=False)
 
     def check(self) -> None:
         """Raise `OptionError` for a value out of range or a combination that says nothing."""
-        if (self.ratio is None) == (not self.target):
-            raise OptionError("give either a ratio or a target (--ratio R, or --target params=F, macs=F or bytes=F)")
+        if (self.ratio is not None) + bool(self.target) + (self.max_drop is not None) != 1:
+            raise OptionError(
+                "give one of a ratio, a target and a largest drop (--ratio R; --target params=F, macs=F, bytes=F or "
+                "latency=F; --max-drop X)"
+            )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
                 f"ratio {self.ratio:g} is out of range; it is the fraction to remove, at least 0 and below 1"
@@ -50,13 +60,35 @@ class Options:
         if not 0 <= self.max_ratio <= 1:
             raise OptionError(f"max_ratio {self.max_ratio:g} is out of range; it is a fraction from 0 to 1")
         for metric, fraction in self.target.items():
-            if metric not in METRICS:
-                raise unknown_name("target metric", metric, METRICS)
+            if metric not in TARGETS:
+                raise unknown_name("target metric", metric, TARGETS)
             if not 0 < fraction <= 1:
                 what = "it is the fraction that may remain, above 0 and at most 1"
                 raise OptionError(f"target {metric}={fraction:g} is out of range; {what}")
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise OptionError(f"max_drop {self.max_drop:g} is out of range; it is what the metric may lose, 0 or more")
+        if self.minimize not in METRICS:
+            raise unknown_name("size to minimize", self.minimize, METRICS)
         if self.scope not in (None, "local", "global"):
             raise unknown_name("scope", str(self.scope), ("local", "global"))
+
+    @property
+    def alignment(self) -> int | str | None:
+        """Give `round_to`; where time counts, aligned widths are the default."""
+        return "auto" if self.round_to is None and "latency" in self.target else self.round_to
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The groups that may be pruned, with their units in order; plans of any size come out of it.
+
+    `reasons` says for every group why it is left alone, None where it is not; `scores` what ranked its units.
+    """
+
+    analysis: Analysis
+    candidates: tuple[Candidate, ...]
+    reasons: Mapping[str, str | None]
+    scores: Mapping[str, Mapping[str, Any]]
 
 
 def choose(analysis: Analysis, options: Options, weights: set[str] | None = None) -> Plan:
@@ -66,6 +98,12 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
     reach.
     """
     options.check()
+    ranking = rank(analysis, options, weights)
+    return settle(ranking, options.target, ratio=options.ratio, scope=options.scope)
+
+
+def rank(analysis: Analysis, options: Options, weights: set[str] | None = None) -> Ranking:
+    """Order the units of every group that may be pruned; raises as `choose` does, for a target only in `settle`."""
     reasons = eligible(
         analysis,
         kinds=options.kinds,
@@ -75,29 +113,54 @@ def choose(analysis: Analysis, options: Options, weights: set[str] | None = None
         weights=weights,
     )
     open_groups = [g for g in analysis.groups if reasons[g.id] is None]
-    if not open_groups and (options.ratio or options.target):
+    if not open_groups and options.ratio != 0:
         raise NotMetError(nothing_prunable(analysis, reasons))
-    bounds = {g.id: limits(g, options.max_ratio, options.round_to) for g in open_groups}
-    scored = {g.id: group_scores(analysis, g, options.criterion, options.seed) for g in open_groups}
-    candidates = [_candidate(g, scored[g.id][0], bounds[g.id]) for g in open_groups]
-    scope = options.scope or ("global" if options.target else "local")
-    if options.target:
+    bounds = {g.id: limits(g, options.max_ratio, options.alignment) for g in open_groups}
+    scored = _scored(analysis, open_groups, options)
+    candidates = tuple(_candidate(g, scored[g.id][0], bounds[g.id]) for g in open_groups)
+    return Ranking(analysis, candidates, reasons, {name: used for name, (_, used) in scored.items()})
+
+
+def _scored(analysis: Analysis, groups: Sequence[Group], options: Options) -> Mapping[str, tuple[Rows, dict[str, Any]]]:
+    """Score the units of every group, higher is worth keeping."""
+    if options.scorer is not None:
+        return options.scorer(groups)
+    return {g.id: group_scores(analysis, g, options.criterion, options.seed) for g in groups}
+
+
+def settle(
+    ranking: Ranking, target: Mapping[str, float], *, ratio: float | None = None, scope: str | None = None
+) -> Plan:
+    """Take the least important units, as many as the target or else the ratio says.
+
+    Raises `TargetError` for a target out of reach.
+    """
+    analysis, candidates, reasons = ranking.analysis, ranking.candidates, ranking.reasons
+    scope = scope or ("global" if target else "local")
+    if target:
         hint = _what_is_frozen(analysis, reasons)
-        counts = meet_targets(analysis, candidates, options.target, by_score=scope == "global", hint=hint)
+        counts = meet_targets(analysis, candidates, target, by_score=scope == "global", hint=hint)
     elif scope == "global":
-        counts = _global_counts(candidates, options.ratio or 0.0)
+        counts = _global_counts(candidates, ratio or 0.0)
     else:
-        counts = {c.group.id: local_count(c, options.ratio or 0.0) for c in candidates}
+        counts = {c.group.id: local_count(c, ratio or 0.0) for c in candidates}
     counts = _leave_something(analysis, candidates, counts)
     order = {c.group.id: c.order for c in candidates}
     rows = []
     for group in analysis.groups:
         n = counts.get(group.id, 0)
         removed = tuple(sorted(order[group.id][:n].tolist())) if n else ()
-        used: dict[str, Any] = scored[group.id][1] if group.id in scored else {}
+        used = ranking.scores.get(group.id, {})
         locked, why = reasons[group.id], group.why_inexact
         rows.append(PlanGroup(group.id, group.kind, group.size, removed, group.exact, used, locked, why, group.blocks))
-    return make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
+    plan = make_plan(analysis, rows, dict(analysis.collection.shapes.input_shapes))
+    return replace(plan, scores={c.group.id: _by_unit(c) for c in candidates})
+
+
+def _by_unit(candidate: Candidate) -> Rows:
+    scores = np.empty_like(candidate.scores)
+    scores[candidate.order] = candidate.scores
+    return scores
 
 
 def _candidate(group: Group, scores: np.ndarray[Any, np.dtype[np.float64]], bound: Limits) -> Candidate:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
 from collections.abc import Collection as AnyCollection
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..axes.analysis import Analysis, Group
 from ..axes.naming import KINDS
 from ..errors import OptionError, unknown_name
 
-AUTO_SMALLEST = 16
+BLOCK = 16
+VECTOR = 8
+PART_OF_BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,22 @@ def limits(group: Group, max_ratio: float, round_to: int | str | None) -> Limits
 def step_of(group: Group, round_to: int | str | None) -> int:
     """Give the multiple that what stays of a group, or of each of its blocks, must be.
 
-    "auto" aligns widths for onnxruntime's blocked CPU kernels and leaves alone small groups, and heads and convolution
-    groups, whose width is a product with another axis.
+    "auto" gives widths that onnxruntime runs fast on any CPU, so that a plan does not depend on the machine it was made
+    on: 16 for channels, the largest block of its convolutions, and 8 for others. Below a block, channels keep to 4, and
+    others are left alone, as are heads and convolution groups, whose width is a product with another axis.
+
+    Source: NchwcGetBlockSize in onnxruntime/core/mlas (8 with AVX, 16 with AVX-512 and on Arm), and the 4 that
+    nchwc_transformer.cc asks of a convolution's input; joining channels by Concat asks for whole blocks.
     """
     if round_to is None:
         return 1
     if round_to == "auto":
-        whole = group.kind in ("heads", "groups") or group.width < AUTO_SMALLEST
-        return 1 if whole else auto_step()
+        if group.kind == "channels":
+            return BLOCK if group.width >= BLOCK else PART_OF_BLOCK
+        return 1 if group.kind in ("heads", "groups") or group.width < BLOCK else VECTOR
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise OptionError(f"round_to must be a positive integer or 'auto', not {round_to!r}")
     return round_to
-
-
-@functools.cache
-def auto_step() -> int:
-    """Give the channel block of onnxruntime's convolutions on this machine: 16 with AVX-512, else 8.
-
-    Source: NchwcGetBlockSize in onnxruntime/core/mlas.
-    """
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 8
-    return 16 if "avx512f" in flags.split() else 8
 
 
 def aligned_removal(size: int, wanted: int, limit: Limits) -> int:

@@ -15,6 +15,7 @@ from ..errors import TargetError
 from .eligible import Limits, aligned_removal
 
 METRICS = ("params", "macs", "bytes")
+TARGETS = (*METRICS, "latency")
 Counts = dict[str, int]
 
 
@@ -54,7 +55,7 @@ def meet_targets(
     steps = _steps(candidates, by_score)
     used = _Budget(analysis, candidates, {m: f * getattr(analysis.cost, m) for m, f in target.items()})
     if used(_counts(candidates, steps)) > 1:
-        raise TargetError(_unreachable(analysis, candidates, steps, target, hint))
+        raise TargetError(_unreachable(analysis, candidates, target, hint))
     n = _smallest(len(steps), lambda k: used(_counts(candidates, steps[:k])) <= 1)
     counts = _counts(candidates, _put_back(candidates, steps[:n], used))
     return _tighten(candidates, counts, used)
@@ -97,6 +98,11 @@ def _counts(candidates: Sequence[Candidate], steps: Sequence[Step]) -> Counts:
 def cost_of(analysis: Analysis, candidates: Sequence[Candidate], counts: Counts) -> Cost:
     """Compute the cost after removing the first `counts` units of every candidate."""
     return analysis.costs(alive_after(analysis, candidates, counts))
+
+
+def least_cost(analysis: Analysis, candidates: Sequence[Candidate]) -> Cost:
+    """Compute the cost after removing all that may go."""
+    return cost_of(analysis, candidates, {c.group.id: max((n for n, _ in c.steps()), default=0) for c in candidates})
 
 
 def alive_after(analysis: Analysis, candidates: Sequence[Candidate], counts: Mapping[str, int]) -> Keep:
@@ -187,14 +193,8 @@ MAX_TRADES = 8
 MAX_TRADERS = 12
 
 
-def _unreachable(
-    analysis: Analysis,
-    candidates: Sequence[Candidate],
-    steps: Sequence[Step],
-    target: Mapping[str, float],
-    hint: str,
-) -> str:
-    least = cost_of(analysis, candidates, _counts(candidates, steps))
+def _unreachable(analysis: Analysis, candidates: Sequence[Candidate], target: Mapping[str, float], hint: str) -> str:
+    least = least_cost(analysis, candidates)
     parts = []
     for metric, fraction in target.items():
         reached = getattr(least, metric) / max(1, getattr(analysis.cost, metric))

@@ -13,7 +13,7 @@ from ..axes.costs import change
 from ..data import Data, load_data, random_feeds
 from ..errors import ModelError, OptionError, RuleDefect
 from ..graph.model import Model, load
-from ..planfile import Plan
+from ..planfile import REPAIRED, Plan
 from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
 from .figures import check_twin, exact_figures
 from .metric import load_metric
@@ -63,6 +63,7 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     if (rtol is not None and rtol < 0) or atol < 0:
         raise OptionError("rtol and atol must not be negative")
     before, after = load(original), load(pruned)
+    recovered = recovered or any(entry.key == REPAIRED for entry in after.proto.metadata_props)
     decided = Plan.load(plan) if isinstance(plan, (str, Path)) else plan
     shapes = input_shapes or (decided.input_shapes if decided is not None else None) or None
     if rtol is None:
@@ -160,8 +161,18 @@ def _feeds(
     stated, planned = shapes
     if data is not None:
         return load_data(data, model, seed=seed, input_shapes=stated)
-    tries: list[tuple[Mapping[str, Sequence[int]] | None, int, int | None]] = [(stated, 2, None), (stated, 1, None)]
-    tries += [(planned, 1, None), *((stated, 1, n) for n in LENGTHS)]
+    tries: list[Try] = [(stated, 2, None), (stated, 1, None), (planned, 1, None)]
+    return runnable_feeds(model, session, seed, [*tries, *((stated, 1, n) for n in LENGTHS)])
+
+
+Try = tuple[Mapping[str, Sequence[int]] | None, int, int | None]
+
+
+def runnable_feeds(model: Model, session: ort.InferenceSession, seed: int, tries: Sequence[Try]) -> Data:
+    """Draw feeds at the first input shapes, batch and length of `tries` that the model runs on.
+
+    Raises `ModelError` with what onnxruntime says to the first when it runs on none.
+    """
     problem: ModelError | None = None
     for wanted, batch, length in tries:
         feeds = random_feeds(model, RANDOM_FEEDS, seed=seed, input_shapes=wanted, batch=batch, length=length)

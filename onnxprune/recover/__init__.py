@@ -1,0 +1,10 @@
+"""Recover: what samples tell about units, and new values for the weights that stay.
+
+Nothing is trained. Both come from moments of the data that flows into weights, and need no labels.
+"""
+
+from .result import Recovery, Repair
+from .run import RECOVERIES, recover
+from .scores import score_groups, with_data
+
+__all__ = ["RECOVERIES", "Recovery", "Repair", "recover", "score_groups", "with_data"]

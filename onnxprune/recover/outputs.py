@@ -1,0 +1,79 @@
+"""How far a model with other weights is from the original, seen at its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from ..calibration.probe import Probe
+from ..calibration.session import Session
+from ..data import Feed
+from .products import Array
+
+SQUASHES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"})
+PASSES = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten"})
+
+
+class Outputs:
+    """The outputs of the original on some feeds, to be compared with those of other weights.
+
+    The distance is E[(y' - y)^2] over the variance of y, averaged over the outputs of floats: 0 for the same outputs,
+    1 for the best constant. Where an output is a Softmax or a Sigmoid, y is what it is made from: probabilities near 0
+    and 1 hide how much has changed.
+    """
+
+    def __init__(self, probe: Probe, feeds: list[Feed], threads: int | None) -> None:
+        self._probe = probe
+        self._feeds = feeds
+        self._threads = threads
+        maker = {out: node for node in probe.flat.nodes for out in node.output}
+        self._names = [_before(o.name, maker, probe) for o in probe.model.proto.graph.output]
+        runs = self._run({})
+        self._kept = [k for k in range(len(self._names)) if runs[0][k].dtype.kind == "f"]
+        self._reference = [[run[k].astype(np.float64) for k in self._kept] for run in runs]
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._energy = [self._spread([run[j] for run in self._reference]) for j in range(len(self._kept))]
+
+    def _run(self, weights: Mapping[str, Array]) -> list[list[Array]]:
+        built, outputs = self._probe.build(self._names, weights)
+        session = Session(built, self._probe.model.label, self._threads)
+        return [session.run([outputs[n] for n in self._names], feed) for feed in self._feeds]
+
+    @staticmethod
+    def _spread(arrays: list[Array]) -> float:
+        """Give the mean square about the mean over all samples; every place of a fixed shape has its own mean."""
+        if len({a.shape for a in arrays}) == 1 and len(arrays) > 1:
+            stack = np.stack(arrays)
+            rows = stack.reshape(-1, *stack.shape[2:]) if stack.ndim > 2 else stack
+            return float(((rows - rows.mean(axis=0)) ** 2).mean())
+        flat = np.concatenate([a.ravel() for a in arrays])
+        return float(flat.var())
+
+    def distance(self, weights: Mapping[str, Array]) -> float:
+        """Give the distance of the model with other `weights`; infinite where it gives no finite number."""
+        if not self._kept:
+            return 0.0
+        runs = self._run(weights)
+        total = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for j, k in enumerate(self._kept):
+                wrong = [np.square(run[k] - ref[j]) for run, ref in zip(runs, self._reference, strict=True)]
+                n = sum(w.size for w in wrong)
+                error = sum(float(w.sum()) for w in wrong) / max(1, n)
+                total += error / max(self._energy[j], float(np.finfo(np.float32).tiny))
+        return total / len(self._kept) if np.isfinite(total) else np.inf
+
+
+def _before(name: str, maker: Mapping[str, onnx.NodeProto], probe: Probe) -> str:
+    """Give what an output is made from where a function squashes it, else the output itself."""
+    at = name
+    while (node := maker.get(at)) is not None and node.input:
+        if node.op_type in SQUASHES:
+            inner = node.input[0]
+            return name if probe.why_hidden(inner) or inner not in maker else inner
+        if node.op_type not in PASSES:
+            break
+        at = node.input[0]
+    return name
