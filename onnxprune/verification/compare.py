@@ -128,10 +128,11 @@ class OutputComparison:
         difference = x - y
         self.max_abs = max(self.max_abs, float(np.abs(difference).max()))
         self.scale = max(self.scale, float(np.abs(x).max()))
-        self.dot += float(np.vdot(x, y))
-        self.square_reference += float(np.vdot(x, x))
-        self.square_candidate += float(np.vdot(y, y))
-        self.square_error += float(np.vdot(difference, difference))
+        # Not by BLAS: its sums depend on the number of threads.
+        self.dot += float(np.sum(x * y))
+        self.square_reference += float(np.sum(x * x))
+        self.square_candidate += float(np.sum(y * y))
+        self.square_error += float(np.sum(difference * difference))
         if x.ndim in (2, 3) and x.shape[-1] > 1:
             self.n_rows += x.size // x.shape[-1]
             self.n_top1 += int(np.count_nonzero(x.argmax(-1) == y.argmax(-1)))
