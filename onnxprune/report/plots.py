@@ -119,15 +119,15 @@ def trade(curve: Row) -> str:
         for holds, color, marker, label in ((True, KEPT, "o", "holds"), (False, GONE, "X", "does not hold")):
             chosen = [(100 * p["fraction"], p["value"]) for p in points if p["holds"] is holds]
             if chosen:
-                axes.scatter(*zip(*chosen, strict=True), s=36, color=color, marker=marker, label=label, zorder=3)
+                across, up = zip(*chosen, strict=True)
+                axes.scatter(across, up, s=36, color=color, marker=marker, label=label, zorder=3)
         taken = next((p for p in points if p["fraction"] == curve["chosen"]), None)
         if taken is not None:
-            place = ([100 * taken["fraction"]], [taken["value"]])
-            axes.scatter(*place, s=130, facecolor="none", edgecolor=INK, label="taken", zorder=2)
+            axes.scatter(100 * taken["fraction"], taken["value"], s=130, facecolor="none", edgecolor=INK, label="taken", zorder=2)
         axes.axhline(curve["bound"], color=MARK, linewidth=1, linestyle="--", label="bound")
         axes.axhline(curve["original"], color=LINE, linewidth=1, label="original")
         axes.set_xlabel(f"{SIZES.get(curve['by'], curve['by'])} left, % of the original's")
-        axes.set_ylabel(_MEASURES.get(curve["measure"], curve["measure"]))
+        axes.set_ylabel(str(_MEASURES.get(curve["measure"], curve["measure"])))
         axes.grid()
         axes.set_axisbelow(True)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, handletextpad=0.4)
@@ -158,8 +158,9 @@ def sensitivity(groups: Sequence[Row], ratios: Sequence[float], figure_name: str
             dots = [(value, k) for value, k in dots if value is not None]
             part = (j + 1) / len(ratios)
             if dots:
+                across, up = zip(*dots, strict=True)
                 axes.scatter(
-                    *zip(*dots, strict=True), s=14 + 34 * part, color=GONE, alpha=0.25 + 0.75 * part, linewidths=0.5,
+                    across, up, s=14 + 34 * part, color=GONE, alpha=0.25 + 0.75 * part, linewidths=0.5,
                     edgecolors=CARD, label=f"{100 * ratio:g} %", zorder=2 + j,
                 )  # fmt: skip
         axes.axvline(original, color=MARK, linewidth=1, linestyle="--", label="original")
