@@ -123,7 +123,9 @@ def trade(curve: Row) -> str:
                 axes.scatter(across, up, s=36, color=color, marker=marker, label=label, zorder=3)
         taken = next((p for p in points if p["fraction"] == curve["chosen"]), None)
         if taken is not None:
-            axes.scatter(100 * taken["fraction"], taken["value"], s=130, facecolor="none", edgecolor=INK, label="taken", zorder=2)
+            axes.scatter(
+                100 * taken["fraction"], taken["value"], s=130, facecolor="none", edgecolor=INK, label="taken", zorder=2
+            )
         axes.axhline(curve["bound"], color=MARK, linewidth=1, linestyle="--", label="bound")
         axes.axhline(curve["original"], color=LINE, linewidth=1, label="original")
         axes.set_xlabel(f"{SIZES.get(curve['by'], curve['by'])} left, % of the original's")
