@@ -18,7 +18,8 @@ from onnxprune.errors import ModelError, OptionError, PlanError, VerificationErr
 from onnxprune.graph.model import Model
 from onnxprune.planfile import Plan, PlanGroup, PlanSlice
 from onnxprune.verification import Verdict, mask, masked_twin, measure_latency, open_session, run, verify
-from onnxprune.verification.compare import OutputComparison
+from onnxprune.verification.compare import Comparison, OutputComparison
+from onnxprune.verification.figures import check_twin
 from onnxprune.verification.tensors import held_tensors
 
 RTOL = 1e-5  # float32, sums of at most some hundred terms
@@ -602,3 +603,15 @@ def test_verification_knows_nothing_of_rewriting() -> None:
     folder = Path(verify.__code__.co_filename).parent
     for path in folder.glob("*.py"):
         assert "rewrite" not in "".join(line for line in path.read_text().splitlines() if "import" in line), path
+
+
+@pytest.mark.parametrize(("magnitude", "ok"), [(1.0, True), (1e-3, False)])
+def test_outputs_that_collapsed_are_compared_at_the_resolution_of_the_original(magnitude: float, *, ok: bool) -> None:
+    """A detector's Sigmoid gave up to 1, its twin 1e-6 everywhere: steps of float32 around 0.5 are what differs."""
+    before = np.linspace(0.1, magnitude, 12, dtype=np.float32).reshape(3, 4)
+    masked = np.linspace(1e-6, 1.3e-6, 12, dtype=np.float32).reshape(3, 4)
+    twin, moved = Comparison.of(["y"]), Comparison.of(["y"])
+    twin.add([masked], [masked + np.float32(1.5e-7)])
+    moved.add([before * magnitude], [masked])
+    assert check_twin(twin, moved, 1e-3, 1e-7).ok is ok
+    assert check_twin(twin, moved, 1e-3, 1e-7, {"y": 1.0}).ok

@@ -15,7 +15,7 @@ from ..errors import ModelError, OptionError, RuleDefect
 from ..graph.model import Model, load
 from ..planfile import REPAIRED, Plan
 from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
-from .figures import check_twin, exact_figures
+from .figures import check_twin, exact_figures, full_scales
 from .metric import load_metric
 from .session import open_session, run
 from .tensors import graphs, held_tensors
@@ -87,7 +87,7 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     checks += trial.checks
     exact = None
     if twin is not None and trial.twin is not None and trial.moved is not None:
-        checks.append(check_twin(trial.twin, trial.moved, rtol, atol))
+        checks.append(check_twin(trial.twin, trial.moved, rtol, atol, full_scales(before)))
         exact = exact_figures(trial.twin, trial.moved, rtol, atol)
     elif twin is not None:
         reason = "the pruned model does not run"
