@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ..graph.model import Model
+from ..graph.session import open_session, run
 from ..verification.latency import Latency, measure_latency
-from ..verification.session import open_session, run
 from ..verification.verifier import LENGTHS, runnable_feeds
 
 

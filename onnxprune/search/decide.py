@@ -7,10 +7,10 @@ from typing import Any
 
 from ..axes.analysis import Analysis
 from ..errors import OptionError
+from ..graph.session import open_session
 from ..planfile import Plan
 from ..select.choose import Options, choose, rank
 from ..verification.metric import load_metric
-from ..verification.session import open_session
 from .clock import Clock
 from .drop import keep_metric
 from .latency import TimeIt, meet_latency

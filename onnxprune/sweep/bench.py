@@ -16,12 +16,12 @@ from ..axes.probe import probing
 from ..data import Feed, input_specs
 from ..errors import OnnxPruneError
 from ..graph.model import Model
+from ..graph.session import open_session, output_names, run
 from ..planfile import Plan, PlanGroup
 from ..rewrite.apply import apply_plan
 from ..verification.compare import Comparison, leaves
 from ..verification.figures import agreement_figures
 from ..verification.metric import Metric, load_metric
-from ..verification.session import open_session, output_names, run
 from .cells import Cell
 from .setup import Setup
 

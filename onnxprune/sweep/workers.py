@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotMetError, OptionError, unknown_name
-from ..verification.session import one_line
+from ..graph.session import one_line
 from .bench import Bench, Figures
 from .cells import Cell
 from .setup import Setup, register_rules

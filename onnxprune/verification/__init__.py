@@ -3,11 +3,11 @@
 Shares no code with the rewriting it judges.
 """
 
+from ..graph.session import open_session, run
 from .checks import Check
 from .compare import Comparison, OutputComparison
 from .latency import Latency, measure_latency
 from .metric import load_metric
-from .session import open_session, run
 from .twin import mask, masked_twin
 from .verdict import Verdict
 from .verifier import verify

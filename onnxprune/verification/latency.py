@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from ..errors import OptionError
 from ..graph.model import Model
-from .session import open_session
+from ..graph.session import open_session
 from .tensors import Array
 
 WARMUP = 3

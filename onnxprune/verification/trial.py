@@ -13,12 +13,12 @@ from ..axes.costs import change
 from ..data import Data, Feed, input_specs
 from ..errors import ModelError
 from ..graph.model import Model
+from ..graph.session import open_session, output_names, run
 from .checks import Check
 from .compare import Comparison, is_float, leaves
 from .figures import agreement_figures
 from .latency import measure_latency
 from .metric import Metric
-from .session import open_session, output_names, run
 
 TWIN_FEEDS = 16
 

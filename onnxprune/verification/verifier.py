@@ -13,11 +13,11 @@ from ..axes.costs import change
 from ..data import Data, load_data, random_feeds
 from ..errors import ModelError, OptionError, RuleDefect
 from ..graph.model import Model, load
+from ..graph.session import open_session, run
 from ..planfile import REPAIRED, Plan
 from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
 from .figures import check_twin, exact_figures, full_scales
 from .metric import load_metric
-from .session import open_session, run
 from .tensors import graphs, held_tensors
 from .trial import Trial
 from .twin import masked_twin

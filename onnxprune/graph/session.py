@@ -11,21 +11,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
 from ..errors import ModelError, OptionError
-from ..graph.model import SINGLE_FILE_LIMIT, Model, save, serialize
-from .tensors import Array, held_tensors
+from .model import SINGLE_FILE_LIMIT, Model, save, serialize
 
+Array = np.ndarray[Any, Any]
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"
 _SILENT = 4
 
 
-def open_session(model: Model, *, threads: int | None = None, spinning: bool = True) -> ort.InferenceSession:
+def open_session(
+    model: Model, *, threads: int | None = None, spinning: bool = True, deterministic: bool = False
+) -> ort.InferenceSession:
     """Load a model into onnxruntime; `threads` None leaves their number to it.
 
+    With `deterministic` and one thread the same feed gives the same bits on every run.
     Models with data files are read from their folder; one too large for a single buffer goes through a temporary
     file. Raises `ModelError` with what onnxruntime says when it refuses the model.
     """
@@ -36,6 +40,7 @@ def open_session(model: Model, *, threads: int | None = None, spinning: bool = T
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    options.use_deterministic_compute = deterministic
     if not spinning:
         options.add_session_config_entry(_SPINNING, "0")
     if model.has_external_data and model.path is not None:
@@ -56,7 +61,7 @@ def open_session(model: Model, *, threads: int | None = None, spinning: bool = T
 
 def _content(model: Model) -> bytes | None:
     """Serialize a model that fits in one buffer."""
-    inline = sum(len(held.tensor.raw_data) for held in held_tensors(model.proto).values())
+    inline = sum(len(tensor.raw_data) for tensor in model.tensors.values())
     if inline >= SINGLE_FILE_LIMIT:
         return None
     try:
@@ -69,10 +74,15 @@ def _create(content: bytes | str, options: ort.SessionOptions) -> ort.InferenceS
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def run(session: ort.InferenceSession, feed: Mapping[str, Array], label: str) -> Sequence[Any]:
-    """Run a session on one feed and give all outputs; raises `ModelError` with what onnxruntime says."""
+def run(
+    session: ort.InferenceSession, feed: Mapping[str, Any], label: str, names: Sequence[str] | None = None
+) -> Sequence[Any]:
+    """Run a session on one feed and give the outputs `names`, by default all.
+
+    Raises `ModelError` with what onnxruntime says.
+    """
     try:
-        outputs: Sequence[Any] = session.run(None, dict(feed))
+        outputs: Sequence[Any] = session.run(None if names is None else list(names), dict(feed))
     except Exception as error:
         shapes = ", ".join(f"{name} {_shape(value)}" for name, value in feed.items())
         raise ModelError(f"{label}: onnxruntime does not run it on {shapes}: {one_line(error)}") from error
