@@ -16,6 +16,7 @@ from .axes.costs import change
 from .axes.probe import probing
 from .errors import OptionError
 from .graph import model as files
+from .graph import staging
 from .graph.model import Model
 from .planfile import Plan
 from .select.choose import DEFAULT_CRITERION, Options, choose
@@ -56,7 +57,7 @@ __all__ = [
 DEFAULT_WITH_DATA = "obs"
 InputShapes = Mapping[str, Sequence[int]]
 refuse_source = files.refuse_source
-write_text = files.write_text
+write_text = staging.write_text
 
 
 def load(source: Any) -> Model:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..graph.sizes import tensor_nbytes
+
 if TYPE_CHECKING:
     from ..graph.model import Model
     from .analysis import Analysis, Keep
@@ -29,8 +31,6 @@ class Costs:
     """Cost as a function of the roots that stay: a sum of products of axis sizes."""
 
     def __init__(self, analysis: Analysis) -> None:
-        from ..graph.model import tensor_nbytes
-
         self._analysis = analysis
         collection = analysis.collection
         by_name: dict[str, list[tuple[int, ...]]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import DataError, OptionError, unknown_name
-from ..graph.model import write_text
+from ..graph.staging import write_text
 
 SCHEMA = "onnxprune.report/1"
 COMMANDS = ("prune", "sensitivity")

@@ -10,7 +10,8 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from ..errors import ModelError
-from ..graph.model import SINGLE_FILE_LIMIT, Model, serialize, tensor_nbytes
+from ..graph.model import SINGLE_FILE_LIMIT, Model, serialize
+from ..graph.sizes import tensor_nbytes
 from ..planfile import Plan, PlanSlice
 from .tensors import CODE_TYPES, FLOAT_TYPES, Held, held_tensors, same_bits, skeleton, to_array
 from .twin import rows_by_initializer

@@ -13,7 +13,8 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ..errors import ModelError
 from ..graph.flatten import flatten, is_open
-from ..graph.model import Model, tensor_nbytes
+from ..graph.model import Model
+from ..graph.sizes import tensor_nbytes
 
 Array = np.ndarray[Any, Any]
 Scope = tuple[tuple[str, str], ...]

@@ -11,7 +11,8 @@ import onnx
 from onnx import helper
 
 from ...errors import OptionError, unknown_name
-from ...graph.model import SINGLE_FILE_LIMIT, Model, tensor_nbytes
+from ...graph.model import SINGLE_FILE_LIMIT, Model
+from ...graph.sizes import tensor_nbytes
 from ...rewrite.edited import FIRST_IR_WITH_PRIVATE_INITIALIZERS, Edited
 from . import masked, packed, sparse
 from .bits import Array, as_bits, filler_of, is_integer
