@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .api import save as save
     from .api import sensitivity as sensitivity
     from .api import sparsify as sparsify
+    from .api import unpack as unpack
     from .api import verify as verify
     from .axes.analysis import Analysis as Analysis
     from .axes.analysis import Group as Group
@@ -79,6 +80,7 @@ _HOMES = {
         "save",
         "sensitivity",
         "sparsify",
+        "unpack",
         "verify",
     ),
     "axes.analysis": ("Analysis", "Group"),

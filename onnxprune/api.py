@@ -49,6 +49,8 @@ __all__ = [
     "sensitivity",
     "sparse_eligibility",
     "sparsify",
+    "stored_weights",
+    "unpack",
     "verify",
     "write_report",
     "write_text",
@@ -460,8 +462,30 @@ def sparse_eligibility(model: Any) -> list[dict[str, Any]]:
     from .sparsity.eligibility import eligibility
     from .sparsity.weights import find_weights
 
-    source = files.load(model)
+    source = unpack(model)
     return eligibility(source, find_weights(source))
+
+
+def unpack(model: Any, output: str | os.PathLike[str] | None = None) -> Model:
+    """Give the model with every packed, sparse or masked weight dense again, exactly; write to `output` when given.
+
+    It undoes `store` of `sparsify`, so that the weights can be pruned or compacted. A model without stored weights is
+    given back as it is.
+    """
+    from .sparsity.storage import unpack as undo
+
+    source = files.load(model)
+    dense = undo(source)
+    if output is not None:
+        save(dense, output)
+    return dense
+
+
+def stored_weights(model: Any) -> tuple[str, ...]:
+    """Name the weights that `unpack` would make dense."""
+    from .sparsity.storage import stored_weights as stored
+
+    return stored(files.load(model))
 
 
 def compact(  # noqa: PLR0913  one argument per option of the command line

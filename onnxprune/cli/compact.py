@@ -14,6 +14,7 @@ from .options import common_options, group_options, input_shape_option, model_ar
 from .outputs import check_against_source, check_outputs
 from .progress import Progress
 from .result import emit
+from .stored import note_stored
 
 if TYPE_CHECKING:
     from ..compaction.result import CompactResult
@@ -59,6 +60,7 @@ def compact(**given: Any) -> None:
 
         source = onnxprune.load(model)
         check_against_source(source, outputs)
+        note_stored(source)
         progress.stage("analyzing")
         analysis = onnxprune.analyze(source, input_shapes=given["input_shapes"])
         progress.stage("compacting")

@@ -12,6 +12,7 @@ from .failures import Command
 from .options import common_options, group_options, input_shape_option, model_argument
 from .progress import Progress
 from .result import emit
+from .stored import note_stored
 
 if TYPE_CHECKING:
     from .tables import Page
@@ -44,6 +45,7 @@ def inspect(  # noqa: PLR0913 - click passes options by name
         from .survey import survey, why
 
         loaded = onnxprune.load(model)
+        note_stored(loaded)
         progress.stage("analyzing")
         analysis = onnxprune.analyze(loaded, input_shapes=input_shapes)
         progress.stage("counting")

@@ -30,6 +30,7 @@ from .outputs import check_against_source, check_outputs
 from .progress import Progress
 from .recipe import command_line_wins, config_option
 from .result import emit
+from .stored import note_stored
 
 if TYPE_CHECKING:
     from ..axes.analysis import Analysis
@@ -116,6 +117,7 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
 
         source = onnxprune.load(model)
         check_against_source(source, outputs)
+        note_stored(source)
         if given["external_data"] is None and source.has_external_data:
             # Every weight that lay outside may have been cut, which brings it into the proto.
             given["external_data"] = True

@@ -24,6 +24,7 @@ from .outputs import check_outputs
 from .progress import Progress
 from .recipe import config_option
 from .result import emit
+from .stored import note_stored
 
 if TYPE_CHECKING:
     from ..sweep.result import Sensitivity
@@ -104,6 +105,7 @@ def sensitivity(**given: Any) -> None:
 
             check_report(given["report"])
         source = onnxprune.load(model)
+        note_stored(source)
         first.stage("analyzing")
         analysis = onnxprune.analyze(source, input_shapes=given["input_shapes"])
         options = {name: given[name] for name in CHOOSING if given[name] not in (None, ())}

@@ -137,6 +137,11 @@ class Edited:
         _redirect(self.body(container), self.local(name), nodes[-1].output[0])
         self._before.setdefault((container, k + 1 if kind == "constant" else 0), []).extend(nodes)
 
+    def underive(self, place: Place, name: str) -> None:
+        """Have the readers of what the node at `place` gives read the tensor `name` of its body; the node goes."""
+        _redirect(self.body(place[0]), self.node(place).output[0], self.local(name))
+        self._removed.add(place)
+
     def hold(self, place: Place, array: Array, like: onnx.TensorProto) -> None:
         """Have an initializer hold what the node at `place` gives, under its name; the node goes.
 

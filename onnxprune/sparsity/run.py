@@ -28,7 +28,7 @@ from .eligibility import eligibility
 from .proof import prove
 from .result import Layer, Left, SparsifyResult
 from .settings import LayerSettings, Settings, resolve
-from .storage import STORES, store
+from .storage import STORES, store, unpack
 from .weights import Weight, Weights, find_weights, nonfinite
 
 Array = np.ndarray[Any, Any]
@@ -82,16 +82,16 @@ class Options:
 
 
 def sparsify_model(model: Model, options: Options, progress: Progress | None = None) -> SparsifyResult:
-    """Sparsify a model and prove the result.
+    """Sparsify a model and prove the result. Packed, sparse and masked weights take part as what they stand for.
 
     Raises `OptionError` for options that do not fit each other or the model, `ModelError` for weights that are not
     finite, `NotMetError` when nothing can be sparsified and `TargetError` when bounds leave too little. Whether the
     proof holds is in the result.
     """
     options.check()
+    source, model = model, unpack(model)
     weights = find_weights(model)
     settings = resolve(weights, options.defaults, options.layers)
-    source = model
     permuted: list[dict[str, Any]] = []
     chosen, left = _choose(weights, settings, options)
     if options.permute:

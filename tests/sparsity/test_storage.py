@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,10 +14,12 @@ import onnx.version_converter
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.cli import main
 from onnxprune.errors import OptionError, UnknownNameError
 from onnxprune.graph.model import Model, serialize
 from onnxprune.sparsity.storage import STORES, Stored, store, unpack
@@ -123,21 +126,20 @@ def assert_same_bits(a: Array, b: Array) -> None:
 
 
 def assert_equal_stores(model: Model, weights: dict[str, Array], **options: Any) -> dict[str, Stored]:
-    """Store in every way: all files are valid and give the same bits; packed and sparse ones unpack to the contents."""
+    """Store in every way: all files are valid, give the same bits, and unpack to the contents."""
     made = {how: store(model, weights, how, **options) for how in STORES}
     expected = outputs_of(made["dense"].model.proto)
     assert all(np.unique(y).size > 1 for y in expected)
-    for how, stored in made.items():
+    for stored in made.values():
         check(stored.model.proto)
         for a, b in zip(outputs_of(stored.model.proto), expected, strict=True):
             assert_same_bits(a, b)
-        if how != "mask":
-            back = unpack(stored.model)
-            check(back.proto)
-            for name in weights:
-                assert_same_bits(back.array(name), made["dense"].model.array(name))
-            assert len(back.proto.graph.initializer) == len(made["dense"].model.proto.graph.initializer)
-            assert len(back.proto.graph.node) <= len(model.proto.graph.node)
+        back = unpack(stored.model)
+        check(back.proto)
+        for name in weights:
+            assert_same_bits(back.array(name), made["dense"].model.array(name))
+        assert len(back.proto.graph.initializer) == len(made["dense"].model.proto.graph.initializer)
+        assert len(back.proto.graph.node) <= len(model.proto.graph.node)
     return made
 
 
@@ -691,7 +693,56 @@ def test_our_own_reading_of_stored_files() -> None:
         analysis = onnxprune.analyze(stored.model)
         if how == "dense":
             assert len(analysis.groups) == 2
-        assert onnxprune.analyze(unpack(stored.model)).groups or how == "mask"
+        assert onnxprune.analyze(unpack(stored.model)).groups
+
+
+@pytest.mark.parametrize("how", ["packed", "sparse", "mask"])
+def test_a_stored_file_is_sparsified_again_and_comes_back_dense(how: str, tmp_path: Path) -> None:
+    """What was stored is a weight as any other: the same zeros in another form, or all of it dense, to the bit."""
+    model = chain()
+    first = onnxprune.sparsify(model, sparsity=0.75, store=how, verify=False)
+    dense = onnxprune.sparsify(model, sparsity=0.75, verify=False).model
+    onnxprune.save(first.model, tmp_path / "stored.onnx")
+    again = onnxprune.sparsify(tmp_path / "stored.onnx", sparsity=0.75, store="packed")
+    back = onnxprune.sparsify(tmp_path / "stored.onnx", sparsity=0.0)
+    undone = onnxprune.unpack(tmp_path / "stored.onnx", tmp_path / "undone.onnx")
+    assert again.proof.ok
+    assert back.proof.ok
+    assert [layer.stored for layer in again.layers] == ["packed"] * len(first.layers)
+    for layer in first.layers:
+        for other in (back.model, undone, onnxprune.load(tmp_path / "undone.onnx"), unpack(again.model)):
+            assert_same_bits(other.array(layer.tensor), dense.array(layer.tensor))
+    assert len(onnxprune.analyze(undone).groups) == len(onnxprune.analyze(model).groups)
+
+
+@pytest.mark.parametrize("command", ["prune", "compact", "inspect"])
+def test_commands_say_how_to_open_a_packed_file(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "packed.onnx"
+    onnxprune.sparsify(chain(), path, sparsity=0.75, store="packed", verify=False)
+    rest = {"prune": ["--ratio", "0.5", "--dry-run"], "compact": ["--dry-run"], "inspect": []}[command]
+    result = CliRunner().invoke(main, [command, str(path), *rest])
+    (note,) = (line for line in result.stderr.splitlines() if line.startswith("note:"))
+    assert "weights are packed" in note
+    assert "onnxprune sparsify MODEL -o DENSE --sparsity 0" in note
+    opened = CliRunner().invoke(main, ["sparsify", str(path), "-o", str(tmp_path / "dense.onnx"), "--sparsity", "0"])
+    assert opened.exit_code == 0, opened.stderr
+    result = CliRunner().invoke(main, [command, str(tmp_path / "dense.onnx"), *rest])
+    assert result.exit_code == 0, result.stderr
+    assert "note:" not in result.stderr
+
+
+def test_a_mask_of_another_kind_is_left_alone() -> None:
+    """A Where that broadcasts its mask, or whose weight others read as well, hides nothing of ours."""
+    w = weight(np.float32, (40, 56), 1.0)
+    for mask, reads in ((np.ones((1, 56), bool), ["y"]), (np.ones((40, 56), bool), ["y", "z"])):
+        nodes = [
+            helper.make_node("Where", ["M", "W", "zero"], ["V"]),
+            helper.make_node("MatMul", ["x", "V"], ["y"]),
+            helper.make_node("MatMul", ["x", "W"], ["z"]),
+        ][: 1 + len(reads)]
+        tensors = {"M": mask, "W": w, "zero": np.zeros((), np.float32)}
+        model = model_of(nodes, tensors, {"x": [5, 40]}, {y: [5, 56] for y in reads})
+        assert unpack(model) is model
 
 
 # --- errors ---

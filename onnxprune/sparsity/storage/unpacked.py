@@ -1,27 +1,28 @@
-"""Undo packing: find the nodes that decode a packed weight by what they compute, whatever they are called by now."""
+"""Undo storage: find the nodes that stand for a stored weight by what they compute, whatever they are called by now."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from ...graph.model import Model
 from ...rewrite.edited import Edited
 from .bits import Array, Pieces, put_together
+from .masked import MASKABLE
 from .packed import COUNT_TABLE, RANK_TABLE
 
 
 def unpack(model: Model) -> Model:
-    """Give a copy in which packed weights and sparse constants are dense initializers again; the model if it has none.
+    """Give a copy in which packed, sparse and masked weights are dense initializers again; the model if it has none.
 
-    It is the inverse of `store` with "packed" and "sparse", to the bit. Nodes and tables go with their last reader.
-    Constants inside functions stay.
+    It is the inverse of `store`, to the bit; what a mask hides becomes zero. Nodes and tables go with their last
+    reader. Constants inside functions stay.
     """
-    finder = _Finder(model)
-    found = [f for k in range(len(model.flat.nodes)) if (f := finder.find(k)) is not None]
+    found = _stored(model)
     if not found:
         return model
     edited = Edited(model)
@@ -29,18 +30,33 @@ def unpack(model: Model) -> Model:
     for f in found:
         place = model.flat.places[f.last]
         assert place is not None
-        edited.hold(place, f.array, f.carrier)
+        if f.masked:
+            edited.write(f.masked, f.masked, f.array)
+            edited.underive(place, f.masked)
+        else:
+            edited.hold(place, f.array, f.carrier)
     _clear(model, edited, removed, found)
     return Model(
         edited.finish(), model.path, prefers_external_data=model.has_external_data or model.prefers_external_data
     )
 
 
+def stored_weights(model: Model) -> tuple[str, ...]:
+    """Name what `unpack` would make dense, in the order of the nodes: the values that other nodes read."""
+    return tuple(model.flat.nodes[f.last].output[0] for f in _stored(model))
+
+
+def _stored(model: Model) -> list[_Found]:
+    finder = _Finder(model)
+    return [f for k in range(len(model.flat.nodes)) if (f := finder.find(k)) is not None]
+
+
 @dataclass(frozen=True)
 class _Found:
     """An encoded weight: the flat node that gives it, what it holds, all nodes and tensors behind it.
 
-    `carrier` is the tensor that carries the weight's doc string and metadata.
+    `carrier` is the tensor that carries the weight's doc string and metadata; `masked` names the one that a mask hides
+    a part of, which stays and is written.
     """
 
     last: int
@@ -48,10 +64,11 @@ class _Found:
     carrier: onnx.TensorProto
     nodes: frozenset[int] = frozenset()
     tensors: frozenset[str] = frozenset()
+    masked: str = ""
 
 
 class _OtherError(Exception):
-    """The nodes are not those that decode a packed weight."""
+    """The nodes are not those that stand for a stored weight."""
 
 
 class _Finder:
@@ -59,25 +76,52 @@ class _Finder:
         self.model = model
         self.nodes = model.flat.nodes
         self.producer = {o: k for k, node in enumerate(self.nodes) for o in node.output if o}
+        self.readers = Counter(n for node in self.nodes for n in node.input)
+        self.readers.update(o.name for o in model.proto.graph.output)
         self.seen_nodes: set[int] = set()
         self.seen_tensors: set[str] = set()
         self.lines: dict[tuple[str, str, int], Array] = {}
 
     def find(self, k: int) -> _Found | None:
-        """Give what flat node `k` decodes, None if it is no last node of a decoder."""
+        """Give the stored weight that flat node `k` gives, None if it is no last node of one."""
         node, place = self.nodes[k], self.model.flat.places[k]
         if place is None or place[0] in self.model.flat.function_bodies or node.domain not in ("", "ai.onnx"):
             return None
         if node.op_type == "Constant":
             return next((_sparse(k, a.sparse_tensor) for a in node.attribute if a.name == "sparse_value"), None)
-        if node.op_type != "Reshape":
+        if node.op_type not in ("Reshape", "Where", "Cast"):
             return None
         self.seen_nodes, self.seen_tensors = set(), set()
+        name = ""
         try:
-            array, carrier = self._packed(node.output[0])
+            if node.op_type == "Reshape":
+                array, carrier = self._packed(node.output[0])
+            else:
+                array, name = self._masked(node.output[0])
+                carrier = self.model.tensors[name]
         except _OtherError:
             return None
-        return _Found(k, array, carrier, frozenset(self.seen_nodes), frozenset(self.seen_tensors))
+        return _Found(k, array, carrier, frozenset(self.seen_nodes), frozenset(self.seen_tensors), name)
+
+    def _masked(self, output: str) -> tuple[Array, str]:
+        """Give what is left of a weight that has a mask, and the weight's name; see `masked`."""
+        is_wide = self._op(output) == "Cast"
+        masked = self._inputs(output, "Cast")[0] if is_wide else output
+        mask, name, filler = self._inputs(masked, "Where")
+        if is_wide:
+            name = self._inputs(name, "Cast")[0]
+        keep, fill = self._array(mask), self._array(filler)
+        _demand(name in self.model.tensors and self.readers[name] == 1)
+        array, place = self.model.array(name), self.model.flat.tensor_places[name]
+        last = self.model.flat.places[self.producer[output]]
+        _demand(last is not None and last[0] == place[0])
+        wide = helper.np_dtype_to_tensor_dtype(fill.dtype)
+        _demand(MASKABLE.get(helper.np_dtype_to_tensor_dtype(array.dtype)) == wide)
+        _demand(keep.dtype == np.bool_ and keep.shape == array.shape and self.readers[output] > 0)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        _demand(not is_wide or _attributes(self.nodes[self.producer[output]]).get("to") == kind)
+        _demand(np.broadcast_shapes(fill.shape, array.shape) == array.shape)
+        return np.where(keep, array, fill.astype(array.dtype)), name
 
     def _packed(self, name: str) -> tuple[Array, onnx.TensorProto]:
         """Follow the decoder back from its output, as `packed` draws it."""
