@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from ..calibration import Statistics, Wanted, gather
 from ..calibration.probe import Probe
-from ..data import Feed
+from ..data import Feed, load_data
 from ..errors import OptionError
 from ..graph.model import Model
 from ..masks import Blocks, Pattern, PerRow, Rule, UnitPattern, keep_masks
-from ..masks.refit import refit
 from ..masks.sparsegpt import sparsegpt
 from ..masks.wanda import wanda_scores
+from .judged import Moments, fit_judged, in_parts
 from .settings import WITH_DATA, Settings
 from .weights import Source, Weight, contents
 
@@ -219,15 +219,18 @@ def _repair(task: Task, fraction: float, decision: Decision, *, is_last: bool) -
     assert task.feeds is not None
     probe = Probe(task.model)
     waiting = {w.name for w in weights}
+    feeds = load_data(task.feeds, task.model)
+    fits = is_last and any(task.settings[w.name].recover == "lstsq" for w in weights)
+    parts = in_parts(feeds) if fits else [feeds]
     changed = _contents(task, decision, waiting)
     for together in _same_data(task.model, weights):
         # What several weights are multiplied with is gathered once.
         wanted = {w.name: Wanted(w.reader[0], w.data, NEEDED) for w in together if w.data is not None}
-        found = gather(probe, list(wanted.values()), task.feeds, weights=changed)
+        found = [gather(probe, list(wanted.values()), part, weights=changed) for part in parts]
         for weight in together:
             moments: Moments | str = NO_DATA
             if weight.name in wanted:
-                moments = _moments(found[wanted[weight.name]], weight)
+                moments = _moments([part[wanted[weight.name]] for part in found], weight)
             _repair_one(task, weight, moments, fraction, decision, is_last=is_last)
             waiting.discard(weight.name)
         changed.update(_contents(task, decision, waiting, {w.tensor for w in together}))
@@ -235,27 +238,20 @@ def _repair(task: Task, fraction: float, decision: Decision, *, is_last: bool) -
             task.progress("repairing", len(weights) - len(waiting), len(weights))
 
 
-LEAST_DAMP = 0.01
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of what flows into a weight: `gram` now, `cross` of now with what flowed before any change.
-
-    `damp` is the ridge that a fit to them needs, as a fraction of their mean: moments of few rows say little, with an
-    error of about features over rows.
-    """
-
-    gram: Array
-    cross: Array
-    damp: float
-
-
-def _moments(statistics: Statistics, weight: Weight) -> Moments | str:
-    gram, cross = (_own(statistics, need, weight) for need in ("gram", "cross"))
-    if isinstance(gram, str) or isinstance(cross, str):
-        return str(gram)
-    return Moments(gram, cross, max(LEAST_DAMP, gram.shape[-1] / max(statistics.n_rows, 1)))
+def _moments(parts: Sequence[Statistics], weight: Weight) -> Moments | str:
+    """Take the moments of one weight from each part of the feeds; or say why no part has any."""
+    found: list[Moments] = []
+    why = ""
+    for statistics in parts:
+        gram, cross = (_own(statistics, need, weight) for need in ("gram", "cross"))
+        if isinstance(gram, str) or isinstance(cross, str):
+            # The feeds of one part may all take another branch of an If.
+            why = str(gram)
+        else:
+            found.append(Moments(gram, cross, statistics.n_rows))
+    if not found:
+        return why
+    return replace(found[0], judge=found[1] if len(found) > 1 else None)
 
 
 def _repair_one(
@@ -278,13 +274,17 @@ def _repair_one(
         locked = locked_zeros(settings, dense, decision.keep.get(name))
         sparsity = min(max(float(settings.sparsity or 0) * fraction, settings.min_ratio), settings.max_ratio)
         try:
-            decision.keep[name], new = sparsegpt(new, moments.gram, settings.pattern, sparsity, locked=locked)
+            decision.keep[name], new = sparsegpt(new, moments.whole.gram, settings.pattern, sparsity, locked=locked)
         except OptionError as error:
             shape = "x".join(map(str, weight.shape))
             raise OptionError(f"{name!r} ({shape}): {error}") from error
         decision.criteria[name] = "sparsegpt"
     if is_last and settings.recover == "lstsq":
-        new = refit(dense, decision.keep[name], moments.gram, cross=moments.cross, start=new, damp=moments.damp)
+        start = np.where(decision.keep[name], new, np.zeros_like(new))
+        fitted = fit_judged(dense, decision.keep[name], start, moments)
+        if fitted is None:
+            decision.notes[name] = "not repaired: no fit helps on the samples held out"
+        new = start if fitted is None else fitted
     decision.values[name] = new
 
 
