@@ -1,116 +1,115 @@
-"""Carriers: dead units whose constant no bias can take over, since a reader does not see it everywhere alike.
+"""Carriers: dead units that stay, since no bias can say what they give, and say it for the others.
 
-Behind a padding, a constant channel is one number inside and less at the border. Constants that differ in size alone
-can share one channel: its column takes the others' columns, each times the ratio of the constants.
+Behind a padding, a constant channel is one number inside and less at the border; behind a normalization written out, a
+constant is scaled by what the other channels are; a recurrent unit with a bias runs from zero to where it rests. Each
+is a vector of what a unit gives at every place, moment or signal. A unit whose vector is a combination of others' can
+go: its columns are added to theirs, each times its part in the combination.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .known import Array
-from .readers import Reader
+from .known import Mask
+from .readers import Floats, Reader, Status
 
 MAX_RATIO = 1e4
-SHAPE_RTOL = 1e-5
-
-Key = tuple[int, int]
+Moves = dict[int, tuple[tuple[int, float], ...]]
+# What may be left of a vector, of its length: rounding in the constants themselves.
+RTOL = 1e-6
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """At one reader, columns of unit `source` are added to those of unit `target`.
+    """At one reader, what `source` gives is given by other units instead.
 
-    `pairs` are (index of the source, index of the target, ratio).
+    `moves` maps indices of the source to the indices that take them over, with their parts; `rest` is what a bias adds.
+    What indices in `mapped` give is added behind the reader place by place.
     """
 
     reader: int
     group: int
     source: int
-    target: int
-    pairs: tuple[tuple[int, int, float], ...]
+    targets: frozenset[int]
+    moves: Moves
+    rest: dict[int, float]
+    mapped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one unit gives one reader: at each `index` of the data a constant of size `peaks`, all of one shape."""
+class View:
+    """What the units of a list give one reader, each at its index in the data; `needs` says for which it matters.
+
+    `rows` are vectors (units, K), without what a bias can say; `constant` (units,) is how much of that was left out.
+    """
 
     reader: int
     index: tuple[int, ...]
-    peaks: tuple[float, ...]
+    needs: Mask
+    rows: Floats
+    constant: Floats
 
 
-Needs = Mapping[int, Mapping[Key, Need]]
+def view(k: int, reader: Reader, index: Sequence[int], live: Mask) -> View:
+    """Look at units through a reader; an index below zero is of a unit that is not there."""
+    assert reader.table is not None
+    at = np.asarray(index)
+    there = (at >= 0) & (reader.status[at] <= int(Status.SHAPED))
+    rows = np.where(there[:, None], reader.table[at], 0).astype(np.float64)
+    constant = np.zeros(len(at))
+    if reader.one is not None:
+        constant = rows @ reader.one / (reader.one @ reader.one)
+        rows = rows - np.outer(constant, reader.one)
+    return View(k, tuple(index), there & live & (reader.status[at] == int(Status.SHAPED)), _shortened(rows), constant)
 
 
-class Shapes:
-    """Numbers the shapes of constants that one reader gets, alike but for rounding."""
-
-    def __init__(self) -> None:
-        self._seen: list[list[Array]] = []
-
-    def number(self, reader: Reader, index: Sequence[int]) -> tuple[int, tuple[float, ...]]:
-        """Give the number of a unit's shape, and the size of its constant at every index."""
-        assert reader.slabs is not None
-        shape, peaks = [], []
-        for i in index:
-            slab = np.asarray(reader.slabs[i], dtype=np.float64)
-            peak = float(slab[np.argmax(np.abs(slab))])
-            shape.append(slab[:1] / peak if (slab == slab[0]).all() else slab / peak)
-            peaks.append(peak)
-        number = next((k for k, other in enumerate(self._seen) if _alike(shape, other)), len(self._seen))
-        if number == len(self._seen):
-            self._seen.append(shape)
-        return number, tuple(peaks)
+def _shortened(rows: Floats) -> Floats:
+    """Turn vectors so that they need no more entries than there are of them; lengths and angles stay."""
+    if rows.shape[1] <= rows.shape[0]:
+        return rows
+    return np.asarray(np.linalg.qr(rows.T).R.T)
 
 
-def _alike(one: list[Array], two: list[Array]) -> bool:
-    return len(one) == len(two) and all(
-        a.shape == b.shape and bool((np.abs(a - b) <= SHAPE_RTOL).all()) for a, b in zip(one, two, strict=True)
-    )
+def choose_carriers(n: int, views: Sequence[View]) -> list[int]:
+    """Choose among n units until all others are combinations of the chosen, at every view; as few as a search finds.
 
+    The unit of which most is left comes first, beside the largest at each view, then the lower index.
 
-def choose_carriers(needs: Needs) -> dict[Key, int]:
-    """Choose a unit for every shape of constant at every reader; as few as a greedy search finds.
-
-    The unit that serves the most others comes first, then the one with the largest constants, then the lower index.
+    Source: QR with column pivoting (Businger and Golub 1965), with one choice for several matrices.
     """
-    members: dict[Key, list[int]] = {}
-    for unit, keys in needs.items():
-        for key in keys:
-            members.setdefault(key, []).append(unit)
-    chosen: dict[Key, int] = {}
-    while len(chosen) < len(members):
-        left = [key for key in members if key not in chosen]
-        serving = {unit for key in left for unit in members[key]}
-        best = max(sorted(serving), key=lambda u: (_served(needs[u], left, members), _strength(u, needs, members), -u))
-        chosen.update((key, best) for key in needs[best] if key not in chosen)
-    return chosen
+    left = [v.rows for v in views]
+    allowed = [RTOL * np.linalg.norm(v.rows, axis=1) for v in views]
+    chosen: list[int] = []
+    while True:
+        lengths = [np.linalg.norm(rows, axis=1) for rows in left]
+        open_ = [v.needs & (length > least) for v, length, least in zip(views, lengths, allowed, strict=True)]
+        score = np.zeros(n)
+        for length, wanted in zip(lengths, open_, strict=True):
+            if wanted.any():
+                score += (length / length[wanted].max()) ** 2
+        score[chosen] = 0
+        if not score.any():
+            return chosen
+        best = int(np.argmax(np.round(score, 9)))
+        chosen.append(best)
+        left = [_without(rows, best) for rows in left]
 
 
-def _served(own: Iterable[Key], left: Sequence[Key], members: Mapping[Key, Sequence[int]]) -> int:
-    return sum(len(members[key]) for key in own if key in left)
+def _without(rows: Floats, best: int) -> Floats:
+    """Take out of every row what one of them says."""
+    length = np.linalg.norm(rows[best])
+    if length == 0:
+        return rows
+    direction = rows[best] / length
+    rest = rows - np.outer(rows @ direction, direction)
+    rest[best] = 0
+    return np.asarray(rest)
 
 
-def _strength(unit: int, needs: Needs, members: Mapping[Key, Sequence[int]]) -> float:
-    """Give how large a unit's constants are beside those it would carry, at the reader where they are smallest."""
-    ratios = []
-    for key, need in needs[unit].items():
-        largest = max(abs(p) for u in members[key] for p in needs[u][key].peaks)
-        ratios.append(min(abs(p) for p in need.peaks) / largest)
-    return min(ratios)
-
-
-def transfers_to(carriers: Mapping[Key, int], needs: Needs, group: int, unit: int) -> list[Transfer] | None:
-    """Give the columns that leave a unit; None where its constant is too large beside that of a carrier."""
-    rows = []
-    for key, need in needs[unit].items():
-        target = needs[carriers[key]][key]
-        pairs = tuple(
-            (i, j, a / b) for i, j, a, b in zip(need.index, target.index, need.peaks, target.peaks, strict=True)
-        )
-        rows.append(Transfer(need.reader, group, unit, carriers[key], pairs))
-    return None if any(abs(ratio) > MAX_RATIO for row in rows for _, _, ratio in row.pairs) else rows
+def parts(view: View, carriers: Sequence[int]) -> Floats:
+    """Give every unit as a combination of carriers: (units, carriers)."""
+    basis = view.rows[list(carriers)]
+    return np.asarray(np.linalg.lstsq(basis.T, view.rows.T, rcond=1e-12)[0].T)

@@ -1,13 +1,14 @@
 """Decide: which units go, what becomes of their constants, and why the others stay.
 
-A unit may go where every reader of it finds it zero, ignores it, or finds a constant that a bias can take over. A
-constant that zeros of a padding surround is taken over by another dead unit, the carrier: its column grows by theirs,
-and it stays.
+A unit may go where every reader of it finds it zero, ignores it, or finds a constant that a bias can take over. What
+no bias can say, such as a constant that zeros of a padding surround, is taken over by other dead units, the carriers:
+their columns grow by those of units that go, and they stay.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..axes.analysis import Analysis, Group, Keep
 from ..axes.labels import Labels
-from .carriers import Key, Need, Shapes, Transfer, choose_carriers, transfers_to
+from .carriers import MAX_RATIO, Moves, Transfer, View, choose_carriers, parts, view
 from .facts import Facts
 from .known import Array
 from .readers import Reader, Status, readers
@@ -184,14 +185,14 @@ class _Decider:
             reader = self.readers[look.reader]
             status = np.where(look.live, reader.status[look.index], int(Status.ZERO))
             for i in np.flatnonzero(status == int(Status.ALIVE)).tolist():
-                where.setdefault(int(look.unit[i]), self._label(reader))
+                where.setdefault(int(look.unit[i]), f"{self._label(reader)} {reader.why_alive}")
             np.maximum.at(worst, look.unit, status)
             np.logical_or.at(ignored, look.unit, ~look.live & (reader.status[look.index] != int(Status.ZERO)))
             np.logical_or.at(steady, look.unit, reader.status[look.index] < int(Status.ALIVE))
         taken = self.removed[g]
         silent = self._silent[g]
         candidates: list[int] = []
-        pinned = {t.target for t in self.transfers if t.group == g}
+        pinned = {u for t in self.transfers if t.group == g for u in t.targets}
         for u in range(group.size):
             if u in taken:
                 continue
@@ -205,7 +206,7 @@ class _Decider:
             elif worst[u] < int(Status.ALIVE):
                 candidates.append(u)
             elif suspicious:
-                self.kept[g][u] = f"it is not the same at every run where {where[u]} reads it"
+                self.kept[g][u] = where[u]
         shaped = [u for u in candidates if worst[u] == int(Status.SHAPED)]
         carried = self._carry(g, shaped, looks)
         going = [u for u in candidates if u not in set(shaped) or u in carried]
@@ -234,8 +235,16 @@ class _Decider:
                 return np.zeros(group.size, dtype=bool)
             rows = np.moveaxis(known.value, member.axis, 0).reshape(len(member.unit), -1)
             on = member.unit >= 0
-            np.logical_and.at(silent, member.unit[on], ~(rows[on] != 0).any(axis=1))
+            np.logical_and.at(silent, member.unit[on], ~(rows[on] != self._zero(member.initializer)).any(axis=1))
         return silent & produced
+
+    def _zero(self, name: str) -> float:
+        """Give what stands for zero in a weight: its zero point where it holds codes that have one in common."""
+        codes = self.analysis.collection.codes.get(name)
+        if codes is None or not codes.zero_point:
+            return 0 if codes is None else codes.default
+        points = self.analysis.model.array(codes.zero_point)
+        return float(points.ravel()[0]) if (points == points.ravel()[0]).all() else np.nan
 
     def _leave_one(self, g: int, going: list[int]) -> list[int]:
         """Keep one unit of a group that would go altogether: one that stays anyway, else the first."""
@@ -263,9 +272,10 @@ class _Decider:
         return sorted(u for rows in by_block for u in rows[:least])
 
     def _carrier_reason(self, g: int, u: int) -> str:
-        others = len({t.source for t in self.transfers if t.group == g and t.target == u})
+        others = len({t.source for t in self.transfers if t.group == g and u in t.targets})
         carries = f"; it carries {others} more" if others else ""
-        return f"{self._label(self.readers[self.carriers[g][u]])} does not see its constant everywhere alike{carries}"
+        reader = self.readers[self.carriers[g][u]]
+        return f"{self._label(reader)} {reader.why}{carries}"
 
     # --- duplicates ---
 
@@ -274,7 +284,7 @@ class _Decider:
         group = self.groups[g]
         if group.blocks > 1 or not looks:
             return
-        fixed = {t.target for t in self.transfers if t.group == g}
+        fixed = {u for t in self.transfers if t.group == g for u in t.targets}
         for look in looks:
             if not self.readers[look.reader].can_edit:
                 fixed |= set(look.unit[look.live].tolist())
@@ -289,46 +299,88 @@ class _Decider:
             for look in looks:
                 if (look.live & (look.unit == u)).any():
                     source, target = (look.index[look.unit == k].tolist() for k in (u, kept))
-                    pairs = tuple((i, j, 1.0) for i, j in zip(source, target, strict=True))
-                    self.transfers.append(Transfer(look.reader, g, u, kept, pairs))
+                    moves: Moves = {i: ((j, 1.0),) for i, j in zip(source, target, strict=True)}
+                    self.transfers.append(Transfer(look.reader, g, u, frozenset((kept,)), moves, {}))
             self.removed[g][u] = DUPLICATE
             self.alive[group.roots[u]] = False
 
     # --- carriers ---
 
     def _carry(self, g: int, shaped: list[int], looks: list[_Look]) -> dict[int, list[Transfer]]:
-        """Choose carriers among the shaped units; give the transfers of every unit that finds one at each reader."""
-        needs, barred = self._needs(shaped, looks)
-        self.kept[g].update(barred)
-        carriers = choose_carriers(needs)
+        """Choose carriers among the shaped units; give the transfers of all others."""
+        shaped = [u for u in shaped if not self._barred(g, u, looks)]
+        views = self._views(shaped, looks)
+        carriers = choose_carriers(len(shaped), views)
+        if self._is_map_smaller(g, shaped, carriers, views):
+            return {u: self._mapped(g, u, k, views) for k, u in enumerate(shaped)}
+        shares = [parts(v, carriers) for v in views]
         result: dict[int, list[Transfer]] = {}
-        for u in needs:
-            if u in carriers.values():
-                self.carriers[g][u] = next(iter(needs[u].values())).reader
+        for k, u in enumerate(shaped):
+            seen = [(v, share[k]) for v, share in zip(views, shares, strict=True) if v.needs[k]]
+            if k in carriers:
+                self.carriers[g][u] = seen[0][0].reader
                 self.kept[g][u] = self._carrier_reason(g, u)
-                continue
-            rows = transfers_to(carriers, needs, g, u)
-            if rows is None:
+            elif any(np.abs(share).max(initial=0.0) > MAX_RATIO for _, share in seen):
                 self.kept[g][u] = "its constant is too large for any other unit to carry"
             else:
-                result[u] = rows
+                result[u] = [self._transfer(g, shaped, carriers, k, v, share) for v, share in seen]
         return result
 
-    def _needs(self, shaped: list[int], looks: list[_Look]) -> tuple[dict[int, dict[Key, Need]], dict[int, str]]:
-        """List what shaped units give their readers, and the units whose columns cannot move, with the reason."""
-        needs: dict[int, dict[Key, Need]] = {u: {} for u in shaped}
-        barred: dict[int, str] = {}
-        for k, look in enumerate(looks):
-            reader, shapes = self.readers[look.reader], Shapes()
-            of_unit: dict[int, list[int]] = {}
-            for i in np.flatnonzero(look.live & (reader.status[look.index] == int(Status.SHAPED))).tolist():
-                of_unit.setdefault(int(look.unit[i]), []).append(int(look.index[i]))
-            for u in sorted(of_unit.keys() & needs.keys()):
-                if not reader.can_edit:
-                    barred[u] = f"the weight of {self._label(reader)} is computed, so no other unit can take it over"
-                number, peaks = shapes.number(reader, of_unit[u])
-                needs[u][k, number] = Need(look.reader, tuple(of_unit[u]), peaks)
-        return {u: rows for u, rows in needs.items() if u not in barred}, barred
+    def _is_map_smaller(self, g: int, units: list[int], carriers: list[int], views: list[View]) -> bool:
+        """Say whether a map behind the only reader takes fewer numbers than the carriers do."""
+        if len({v.reader for v in views}) != 1:
+            return False
+        reader = self.readers[views[0].reader]
+        y, known = reader.op.y(), self.facts.known(reader.data.name)
+        if not reader.is_padded or known is None or known.shape[0] > 1:
+            return False
+        if not all(self.facts.is_fixed(y.name, k) for k in range(2, y.ndim)):
+            return False
+        roots = self.groups[g].roots
+        alive = self.alive.copy()
+        alive[roots[[u for k, u in enumerate(units) if k not in carriers]]] = False
+        with_carriers = self.analysis.costs(alive).params
+        alive[roots[[units[c] for c in carriers]]] = False
+        n_sums = int(reader.kept_sums(self.analysis, alive).sum())
+        return with_carriers - self.analysis.costs(alive).params > n_sums * math.prod(y.shape[2:])
+
+    @staticmethod
+    def _mapped(g: int, u: int, k: int, views: list[View]) -> list[Transfer]:
+        """Say that a map gives what the k-th of the units gave."""
+        seen = [(v.reader, v.index[k]) for v in views if v.needs[k]]
+        return [Transfer(reader, g, u, frozenset(), {i: ()}, {}, frozenset((i,))) for reader, i in seen]
+
+    def _barred(self, g: int, u: int, looks: list[_Look]) -> bool:
+        """Say whether columns of a unit cannot move, and keep the reason."""
+        for look in looks:
+            reader = self.readers[look.reader]
+            mine = look.live & (look.unit == u) & (reader.status[look.index] == int(Status.SHAPED))
+            if mine.any() and not reader.can_edit:
+                self.kept[g][u] = f"the weight of {self._label(reader)} is computed, so no other unit can take it over"
+                return True
+        return False
+
+    def _views(self, units: list[int], looks: list[_Look]) -> list[View]:
+        """List what units give their readers: one view for each index that a unit has in the data of one."""
+        found = []
+        for look in looks:
+            reader = self.readers[look.reader]
+            if reader.table is None or not (look.live & (reader.status[look.index] == int(Status.SHAPED))).any():
+                continue
+            places = [np.flatnonzero(look.unit == u) for u in units]
+            for slot in range(max(map(len, places), default=0)):
+                at = [int(p[slot]) if slot < len(p) else -1 for p in places]
+                index = [int(look.index[a]) if a >= 0 else -1 for a in at]
+                live = np.array([a >= 0 and bool(look.live[a]) for a in at])
+                found.append(view(look.reader, reader, index, live))
+        return [v for v in found if v.needs.any()]
+
+    def _transfer(self, g: int, units: list[int], carriers: list[int], k: int, seen: View, share: Array) -> Transfer:
+        """Say what becomes of one unit's columns at one reader."""
+        moves = tuple((seen.index[c], float(part)) for c, part in zip(carriers, share, strict=True) if part)
+        rest = float(seen.constant[k] - share @ seen.constant[carriers])
+        targets = frozenset(units[c] for c, part in zip(carriers, share, strict=True) if part)
+        return Transfer(seen.reader, g, units[k], targets, {seen.index[k]: moves}, {seen.index[k]: rest})
 
 
 def _layers(analysis: Analysis, reader: Reader) -> list[tuple[list[list[Labels]], int]]:

@@ -15,11 +15,12 @@ import onnx
 
 from ..axes.analysis import Analysis
 from ..axes.collect import rule_name
-from ..axes.op import Op
+from ..axes.op import Op, Value
 from ..errors import ModelError, RuleDefect
 from ..registry import Registry
 from .kernels import Kernels, dtype_of
-from .known import Array, CanStretch, Known, known_or_none, nothing
+from .known import Array, CanStretch, Known, Mask, known_or_none, nothing
+from .moving import Moving, followers
 
 Found = Known | None | list[Known | None]
 Transfer = Callable[["Step"], Found]
@@ -37,13 +38,20 @@ def transfer(*op_types: str, domain: str = "") -> Callable[[Transfer], Transfer]
 class Step:
     """One node as its transfer sees it: `x(slot)` is what is known of an input, None for nothing."""
 
-    def __init__(self, facts: Facts, op: Op, node: onnx.NodeProto) -> None:
+    def __init__(self, facts: Facts, op: Op, node: onnx.NodeProto, first: Known | None = None) -> None:
         self.facts = facts
         self.op = op
         self.node = node
+        self._first = first
+
+    def seeing(self, first: Known) -> Step:
+        """Give the same step with something else for the first input; what runs along its axes is not said."""
+        return Step(self.facts, self.op, self.node, first)
 
     def x(self, slot: int = 0) -> Known | None:
         """Give what is known of an input."""
+        if slot == 0 and self._first is not None:
+            return self._first
         value = self.op.inputs[slot] if slot < len(self.op.inputs) else None
         return None if value is None else self.facts.known(value.name)
 
@@ -68,12 +76,19 @@ class Step:
 
     def can_stretch(self, slot: int = 0) -> CanStretch:
         """Say which axes of an input have the same size at every run."""
-        return partial(self.facts.is_fixed, self.op.x(slot).name)
+        fixed, first = partial(self.facts.is_fixed, self.op.x(slot).name), self._first
+        return fixed if slot or first is None else lambda axis: first.shape[axis] > 1 and fixed(axis)
 
     def counts(self, axis: int, slot: int = 0) -> bool:
         """Say whether indices of an input's axis may be counted: one stored in full has to be as long always."""
         known = self.x(slot)
         return known is None or known.shape[axis] == 1 or self.can_stretch(slot)(axis)
+
+    def known(self) -> list[Known | None]:
+        """Give what is known of the outputs, by the transfer of the operator; nothing where it has none."""
+        rule = transfers.get(rule_name(self.op.node.domain, self.op.node.op))
+        found = rule(self) if rule is not None else []
+        return found if isinstance(found, list) else [found]
 
     def run(self, arrays: Sequence[Array | None]) -> Array | None:
         """Run the node on arrays."""
@@ -85,7 +100,7 @@ class Facts:
     """What is known of every value of an analyzed model; `uses` are the (operator, slot) pairs reading it."""
 
     def __init__(self, analysis: Analysis) -> None:
-        from . import transfer_linear, transfer_move, transfer_point, transfer_state  # noqa: F401  they register
+        from . import histories, transfer_linear, transfer_move, transfer_point, transfer_state  # noqa: F401  register
 
         self.analysis = analysis
         self.kernels = Kernels(analysis.model)
@@ -99,6 +114,9 @@ class Facts:
                 if value is not None:
                     self.uses.setdefault(value.name, []).append((op, slot))
         self._known: dict[str, Known | None] = {}
+        self._moving: dict[str, Moving] = {}
+        # Of recurrent layers, by operator: the units whose states are known, and these (hidden, moments).
+        self.states: dict[int, tuple[Mask, Array]] = {}
         weights = [t.data_type for t in analysis.model.tensors.values() if len(t.dims) > 1]
         self.usual_dtype = next((d for d in map(dtype_of, weights) if d is not None and d.kind == "f"), None)
         for op in collection.ops:
@@ -118,6 +136,20 @@ class Facts:
         if op is not None and value is not None and value.constant:
             self._fold(op)
         return self._known.setdefault(name, None)
+
+    def moving(self, name: str) -> Moving | None:
+        """Give what is known of a value up to signals, None for nothing."""
+        return self._moving.get(name)
+
+    def before_expand(self, value: Value) -> Value:
+        """Give what a value repeats along some of its axes, or the value itself."""
+        op = self._producer.get(value.name)
+        return self.before_expand(op.x()) if op is not None and op.node.op == "Expand" else value
+
+    def before_rounding(self, value: Value) -> Value:
+        """Give what was quantized by its own range into a value, or the value itself: both are zero together."""
+        op = self._producer.get(value.name)
+        return op.x() if op is not None and op.node.op == "DynamicQuantizeLinear" else value
 
     def n_uses(self, name: str) -> int:
         """Count where a constant is read, behind the nodes that only turn it into another constant."""
@@ -158,16 +190,17 @@ class Facts:
         return node
 
     def _pass(self, op: Op) -> None:
-        rule = transfers.get(rule_name(op.node.domain, op.node.op))
-        if rule is None or not op.outputs:
+        if not any(y is not None for y in op.outputs):
             return
-        if any(v is None for v in op.outputs[:1]) or op.y().ndim != len(op.y().shape):
-            return
-        found = rule(Step(self, op, self.proto(op)))
-        rows = found if isinstance(found, list) else [found]
-        for y, known in zip(op.outputs, rows, strict=False):
+        step = Step(self, op, self.proto(op))
+        for y, known in zip(op.outputs, step.known(), strict=False):
             if y is not None and known is not None:
                 self._known[y.name] = _checked(known, y.shape, op)
+        follow = followers.get(rule_name(op.node.domain, op.node.op))
+        for y, moving in zip(op.outputs, follow(step) if follow is not None else (), strict=False):
+            if y is not None and moving is not None:
+                _checked(Known(moving.mask, moving.mask), y.shape, op)
+                self._moving[y.name] = moving
 
     def _fold(self, op: Op) -> None:
         """Compute a node whose inputs are constants of the model."""

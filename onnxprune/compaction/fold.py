@@ -18,21 +18,27 @@ from ..errors import RuleDefect
 from ..graph.model import Model
 from ..rewrite.edited import FIRST_IR_WITH_PRIVATE_INITIALIZERS
 from .decide import Decision
+from .facts import Facts, Step
 from .known import Array
 from .readers import BIAS_SLOT, CLOSED, Floats, Reader, Status, columns
 from .transfer_state import GATES
+
+# The indices that take over a column, with their parts, and what a bias adds.
+Targets = tuple[tuple[tuple[int, float], ...], float]
 
 
 @dataclass(frozen=True)
 class Correction:
     """What one reader needs: `shift` is added to its sums, (kept O,) or None; `added` to columns of what stays.
 
-    `added` maps a kept index of the data to (kept O, taps).
+    `added` maps a kept index of the data to (kept O, taps). `places` (1, kept O, ...) is added place
+    by place.
     """
 
     reader: Reader
     shift: Floats | None
     added: dict[int, Floats]
+    places: Array | None = None
 
 
 def fold(smaller: Model, corrections: Sequence[Correction]) -> Model:
@@ -46,26 +52,33 @@ def fold(smaller: Model, corrections: Sequence[Correction]) -> Model:
             edits.add_columns(node, correction)
         if correction.shift is not None:
             edits.add_bias(node, correction.reader, correction.shift)
+        if correction.places is not None:
+            edits.add_places(node, correction.places)
     return Model(edits.proto, smaller.path, prefers_external_data=smaller.prefers_external_data)
 
 
-def corrections(analysis: Analysis, decision: Decision) -> list[Correction]:
+def corrections(facts: Facts, decision: Decision) -> list[Correction]:
     """Work out what a decision needs at every reader."""
-    found = []
+    analysis, found = facts.analysis, []
     for k, reader in enumerate(decision.readers):
         gone = ~analysis.keep(reader.axis.id, decision.alive)
         if not gone.any():
             continue
-        constant = np.flatnonzero(gone & (reader.status == int(Status.CONSTANT)))
-        shift = shift_of(analysis, decision.alive, reader, constant, reader.level)
-        moves: dict[int, tuple[int, float]] = {}
+        level = np.where(reader.status == int(Status.CONSTANT), reader.level, 0.0)
+        given: dict[int, Targets] = {}
         for t in decision.transfers:
             if t.reader == k:
-                for i, j, ratio in t.pairs:
-                    moves.setdefault(i, (j, ratio))
-        added = _added(analysis, decision.alive, reader, moves)
-        if shift is not None or added:
-            found.append(Correction(reader, shift, added))
+                for i, targets in t.moves.items():
+                    given.setdefault(i, (targets, t.rest.get(i, 0.0)))
+        ends = _ends(analysis.keep(reader.axis.id, decision.alive), reader, given)
+        for i, (_, rest) in ends.items():
+            level[i] = rest
+        shift = shift_of(analysis, decision.alive, reader, np.flatnonzero(gone), level)
+        added = _added(analysis, decision.alive, reader, ends)
+        mapped = sorted({i for t in decision.transfers if t.reader == k for i in t.mapped if gone[i]})
+        places = _places(facts, decision.alive, reader, mapped) if mapped else None
+        if shift is not None or added or places is not None:
+            found.append(Correction(reader, shift, added, places))
     return found
 
 
@@ -78,26 +91,50 @@ def shift_of(analysis: Analysis, alive: Keep, reader: Reader, index: Array, leve
     return total if total.any() else None
 
 
-def _added(
-    analysis: Analysis, alive: Keep, reader: Reader, moves: Mapping[int, tuple[int, float]]
-) -> dict[int, Floats]:
-    """Add up the columns that move to every index that stays; a move may lead to an index that moves on itself."""
-    kept, stays = reader.kept_sums(analysis, alive), analysis.keep(reader.axis.id, alive)
-    rank = np.cumsum(stays) - 1
+def _places(facts: Facts, alive: Keep, reader: Reader, index: Sequence[int]) -> Array:
+    """Give what indices of a convolution's input add up to, place by place: (1, kept O, ...)."""
+    step, known = Step(facts, reader.op, facts.proto(reader.op)), facts.known(reader.data.name)
+    assert known is not None
+    x = np.zeros((1, *reader.data.shape[1:]), dtype=reader.weight.dtype)
+    value = known.stretched((known.shape[0], *reader.data.shape[1:])).value
+    x[:, list(index)] = value[:1, list(index)]
+    total = step.run([x, step.constant(1)])
+    if total is None:
+        raise RuleDefect(f"onnxruntime does not run {facts.analysis.collection.node_label(reader.op.index)} by itself")
+    return np.asarray(total[:, reader.kept_sums(facts.analysis, alive)])
+
+
+def _ends(stays: Keep, reader: Reader, given: Mapping[int, Targets]) -> dict[int, Targets]:
+    """Find where columns end that move: a target may move on itself, and one that is gone is read by nothing."""
+    ends: dict[int, Targets] = {}
+
+    def end(i: int) -> Targets:
+        if stays[i]:
+            return ((i, 1.0),), 0.0
+        if i not in ends:
+            targets, rest = given.get(i, ((), 0.0))
+            total: dict[int, float] = {}
+            for j, part in targets:
+                further, more = end(j)
+                rest += part * more
+                for k, ratio in further:
+                    total[k] = total.get(k, 0.0) + part * ratio
+            ends[i] = tuple(total.items()), rest
+        return ends[i]
+
+    return {i: end(i) for i in given if not stays[i] and reader.status[i] >= int(Status.SHAPED)}
+
+
+def _added(analysis: Analysis, alive: Keep, reader: Reader, ends: Mapping[int, Targets]) -> dict[int, Floats]:
+    """Add up the columns that move to every index that stays."""
+    kept = reader.kept_sums(analysis, alive)
+    rank = np.cumsum(analysis.keep(reader.axis.id, alive)) - 1
     added: dict[int, Floats] = {}
-    for i in moves:
-        j, ratio = i, 1.0
-        for _ in moves:
-            if stays[j] or j not in moves:
-                break
-            j, factor = moves[j]
-            ratio *= factor
-        # One that ends nowhere belongs to a unit that nothing is left of to be read.
-        if stays[i] or not stays[j] or reader.status[i] < int(Status.SHAPED):
-            continue
-        column = ratio * reader.weight[i][kept].astype(np.float64)
-        at = int(rank[j])
-        added[at] = added[at] + column if at in added else column
+    for i, (targets, _) in ends.items():
+        column = reader.weight[i][kept].astype(np.float64)
+        for j, ratio in targets:
+            at = int(rank[j])
+            added[at] = added.get(at, 0.0) + ratio * column
     return added
 
 
@@ -208,14 +245,22 @@ class _Edits:
             node, slot = maker, 0
         return node, slot
 
+    def add_places(self, node: onnx.NodeProto, places: Array) -> None:
+        """Add a map to a convolution's sums."""
+        self._insert(node, places)
+
     def _insert_add(self, node: onnx.NodeProto, reader: Reader, shift: Floats) -> None:
-        made, y = node.output[0], reader.op.y()
+        y = reader.op.y()
         array = shift.astype(reader.weight.dtype)
         if reader.outputs:
             at = next(k for k, a in enumerate(y.axes) if a.id == reader.outputs[0].id)
             array = array.reshape((-1,) + (1,) * (y.ndim - 1 - at))
         else:
             array = array.reshape(())
+        self._insert(node, array)
+
+    def _insert(self, node: onnx.NodeProto, array: Array) -> None:
+        made = node.output[0]
         inner, bias = self._fresh(f"{made}.onnxprune.sum"), self._fresh(f"{made}.onnxprune.bias")
         graph = self._maker[made][0]
         index = next(k for k, n in enumerate(graph.node) if made in n.output)

@@ -17,8 +17,9 @@ from ..axes.op import Op, Value
 from ..axes.relations import Axis
 from .facts import Facts, Step
 from .known import Array, Mask
+from .moving import ONE, Moving
 from .transfer_linear import window_sums
-from .transfer_state import GATES, zero_states
+from .transfer_state import GATES, read_weights, zero_states
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _EDITABLE = frozenset(("float16", "float32", "float64"))
@@ -39,7 +40,9 @@ class Reader:
 
     `axis` is the data's axis, of length I; `outputs` the axes whose indices, one after another, are the O sums.
     `weight` is (I, O, taps): what index i adds to sum o, one number for each place of a window. `status` is (I,).
-    `level` (I,) is the constant where the status says there is one.
+    `level` (I,) is the constant where the status says there is one. `table` (I, K) has what indices with a SHAPED
+    status give at K places, moments or signals, which is all that they give; `one` (K,) is what a bias gives there,
+    None where no bias can be added. `why` and `why_alive` put into words what SHAPED and ALIVE mean here.
     """
 
     op: Op
@@ -49,10 +52,18 @@ class Reader:
     weight: Array = field(repr=False)
     status: Array = field(repr=False)
     level: Floats = field(repr=False)
-    slabs: Array | None = field(repr=False)
+    table: Array | None = field(repr=False)
+    one: Array | None = field(repr=False)
     weight_slot: int | None
     can_fold: bool
     can_edit: bool
+    why: str = "does not see its constant everywhere alike"
+    why_alive: str = "does not find the same at every run"
+
+    @property
+    def is_padded(self) -> bool:
+        """Say whether zeros of a padding are all that makes a constant differ: at a convolution."""
+        return self.op.node.op == "Conv" and self.why == Reader.why and self.one is None
 
     @property
     def touches(self) -> Mask:
@@ -198,26 +209,66 @@ def _reader(facts: Facts, op: Op, row: Row, array: Array) -> Reader:
     size = data.shape[at]
     status = np.full(size, int(Status.ALIVE))
     level = np.zeros(size)
-    slabs = None
     reachable = is_reachable(facts, op)
     can_fold = reachable and _has_bias_slot(op)
+    everywhere = can_fold and _sums_everywhere(op)
+    table, why = np.zeros((size, 1)), Reader.why
     if known is not None:
-        rows = np.moveaxis(known.mask, at, 0), np.moveaxis(known.value, at, 0)
-        mask, value = (np.broadcast_to(r, (size, *r.shape[1:])).reshape(size, -1) for r in rows)
+        mask, table = _rows(known.mask, at, size), _rows(known.value, at, size)
         whole = mask.all(axis=1)
-        flat = (value == value[:, :1]).all(axis=1)
+        flat = (table == table[:, :1]).all(axis=1)
         # Only whole rows are looked at, so what stands at unknown places does not count.
-        zero = whole & flat & (value[:, 0] == 0)
-        level = np.where(whole, value[:, 0].astype(np.float64), 0.0)
+        zero = whole & flat & (table[:, 0] == 0)
+        level = np.where(whole, table[:, 0].astype(np.float64), 0.0)
         status[whole & reachable] = int(Status.SHAPED)
-        if _sums_everywhere(op):
-            status[whole & flat & can_fold] = int(Status.CONSTANT)
+        if everywhere:
+            status[whole & flat] = int(Status.CONSTANT)
         status[zero] = int(Status.ZERO)
-        slabs = value
+    one = np.ones(table.shape[1])
+    moving = facts.moving(data.name)
+    if moving is not None and reachable:
+        moves = (status == int(Status.ALIVE)) & _rows(moving.mask, at, size).all(axis=1)
+        constant, signals = _signals(moving, at, size)
+        table = np.hstack([np.where(moves[:, None], constant, table), np.where(moves[:, None], signals, 0)])
+        one = np.concatenate([one, np.zeros(signals.shape[1])])
+        status[moves] = int(Status.SHAPED)
+        why = "finds it scaled or shifted by other values" if not moving.moments else MOVES
     can_edit = (
         reachable and row.weight_slot is not None and op.x(row.weight_slot).initializer and scale == 1.0 and groups == 1
     )
-    return Reader(op, data, data[at], row.outputs, weight, status, level, slabs, row.weight_slot, can_fold, can_edit)
+    return Reader(
+        op,
+        data,
+        data[at],
+        row.outputs,
+        weight,
+        status,
+        level,
+        table,
+        one if everywhere else None,
+        row.weight_slot,
+        can_fold,
+        can_edit,
+        why,
+    )
+
+
+def _signals(moving: Moving, at: int, size: int) -> tuple[Array, Array]:
+    """Lay out what moves index by index: the constant part (size, 1) and the coefficients of signals (size, K)."""
+    rows = {signal: _rows(term, at, size) for signal, term in moving.terms.items()}
+    constant = np.zeros((size, 1))
+    if ONE in rows and (rows[ONE] == rows[ONE][:, :1]).all():
+        constant = rows.pop(ONE)[:, :1]
+    return constant, np.hstack(list(rows.values()))
+
+
+MOVES = "finds it moving from step to step"
+
+
+def _rows(array: Array, at: int, size: int) -> Array:
+    """Lay out what is stored of a value index by index: (size, places)."""
+    rows = np.moveaxis(array, at, 0)
+    return np.asarray(np.broadcast_to(rows, (size, *rows.shape[1:])).reshape(size, -1))
 
 
 BIAS_SLOT = {
@@ -261,15 +312,18 @@ def _sums_everywhere(op: Op) -> bool:
 
 def _states(facts: Facts, op: Op) -> list[Reader]:
     """Describe how a recurrent layer reads its own state: a unit that is always zero adds nothing."""
-    w, r = _constant(facts, op, 1), _constant(facts, op, 2)
-    b = _constant(facts, op, 3) if op.given(3) else None
-    if w is None or r is None or (op.given(3) and b is None):
+    step = Step(facts, op, facts.proto(op))
+    weights = read_weights(step)
+    if weights is None:
         return []
-    value = op.x(2)
-    zero = zero_states(Step(facts, op, facts.proto(op)), w, r, b).all(axis=0)
+    value, r = op.x(2), weights[1]
+    zero = zero_states(step, *weights).all(axis=0)
     status = np.where(zero, int(Status.ZERO), int(Status.ALIVE))
-    size = r.shape[2]
-    weight = columns(op, 2, r)
-    rows = tuple([value[1]] * r.shape[0])
     can_edit = is_reachable(facts, op) and value.initializer
-    return [Reader(op, value, value[2], rows, weight, status, np.zeros(size), None, 2, False, can_edit)]
+    mask, table = facts.states.get(op.index, (np.zeros(r.shape[::2], dtype=bool), None))
+    # A GRU that resets before it multiplies reads another multiple of the state in one of its gates.
+    if can_edit and (op.node.op != "GRU" or op.attr("linear_before_reset", 0)):
+        status[mask.all(axis=0) & ~zero] = int(Status.SHAPED)
+    rows, weight, level = tuple([value[1]] * r.shape[0]), columns(op, 2, r), np.zeros(r.shape[2])
+    why = f"{MOVES}, in a way that no other unit says"
+    return [Reader(op, value, value[2], rows, weight, status, level, table, None, 2, False, can_edit, MOVES, why)]

@@ -64,7 +64,7 @@ def compact(  # noqa: PLR0913  one argument per option of the command line
     plan = _plan(analysis, decision, input_shapes)
     if plan.empty:
         return CompactResult(analysis.model, plan, analysis, outcomes(analysis, decision, seen))
-    changes = corrections(analysis, decision)
+    changes = corrections(facts, decision)
     smaller = fold(apply_plan(analysis, plan), changes)
     stamp(smaller.proto, analysis.model.sha256, plan.sha256, repaired=bool(changes))
     report = None

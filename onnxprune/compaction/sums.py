@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -14,13 +15,13 @@ from ..axes.analysis import Analysis
 from ..axes.labels import Labels
 from ..axes.op import Op, Value
 from ..axes.relations import Contract, Mix
-from .facts import Facts
+from .facts import Facts, Step
 from .known import Known
 from .readers import Reader
-from .transfer_state import GATES
+from .transfer_state import GATES, read_weights, zero_states
 
 _SHIFTED = frozenset(("Add", "Sub", "Cast", "Identity", "Dropout"))
-_HIDDEN_STATES = frozenset(("DynamicQuantizeLSTM",))
+_QUANTIZED_STATES = frozenset(("DynamicQuantizeLSTM",))
 _MASKED_OUT = -1e4
 
 
@@ -59,13 +60,19 @@ def blocked_roots(facts: Facts, readers: Iterable[Reader]) -> dict[int, str]:
         op = collection.ops[node]
         for r in relations:
             summed = roots_on(analysis, r.a)
-            free = _without_effect(facts, op, summed)
+            free = _without_effect(facts, op, summed, {r.a, r.b})
             for root in np.setdiff1d(summed, free).tolist():
                 found.setdefault(root, f"{collection.node_label(node)} sums it with another computed value")
     for op in collection.ops:
-        if op.node.op in _HIDDEN_STATES or (op.node.op in GATES and (op.index, op.x(2)[2].id) not in described):
-            for root in roots_on(analysis, op.x(2)[op.x(2).ndim - 1].id).tolist():
+        if op.node.op in GATES and (op.index, op.x(2)[2].id) not in described:
+            for root in roots_on(analysis, op.x(2)[2].id).tolist():
                 found.setdefault(root, f"{collection.node_label(op.index)} feeds it back into its gates")
+        elif op.node.op in _QUANTIZED_STATES:
+            why = (
+                f"{collection.node_label(op.index)} rounds what is not zero by the range of all its states at the time"
+            )
+            for root in _moving_states(facts, op).tolist():
+                found[root] = why
     for reader in readers:
         # Indices that differ from block to block along another axis are not told apart by a reader.
         if analysis.labeling.has_context_elsewhere(analysis.factors.class_of[reader.axis.id]):
@@ -76,10 +83,26 @@ def blocked_roots(facts: Facts, readers: Iterable[Reader]) -> dict[int, str]:
     return found
 
 
-def _without_effect(facts: Facts, op: Op, summed: Labels) -> Labels:
-    """List the roots among `summed` whose terms are zero on one side, or a shift that a Softmax takes back."""
-    values = [v for v in op.inputs if v is not None and not v.constant]
-    free = [_all(facts, v, summed, facts.known(v.name), uniform=None) for v in values]
+def _moving_states(facts: Facts, op: Op) -> Labels:
+    """List the roots of a recurrent layer with quantized states that are not zero at every step."""
+    step, hidden = Step(facts, op, facts.proto(op)), op.x(2)[1]
+    weights = read_weights(step)
+    if weights is None:
+        return roots_on(facts.analysis, hidden.id)
+    moves = ~zero_states(step, *weights).all(axis=0)
+    roots = np.concatenate([row[moves] for row in facts.analysis.roots(hidden.id)])
+    return np.unique(roots[roots >= 0])
+
+
+def _without_effect(facts: Facts, op: Op, summed: Labels, axes: AbstractSet[int | None]) -> Labels:
+    """List the roots among `summed` whose terms are zero on one side, or a shift that a Softmax takes back.
+
+    `axes` are those that are summed away.
+    """
+    values = [
+        v for v in (*op.inputs, *op.outputs) if v is not None and not v.constant and axes & {a.id for a in v.axes}
+    ]
+    free = [_all(facts, v, summed, facts.known(facts.before_rounding(v).name), uniform=None) for v in values]
     if op.node.op == "MatMul" and len(values) == 2 and _shifts_rows(facts, op):
         # A key that is the same at every position adds one number to all scores of a query.
         keys = values[1]

@@ -5,29 +5,60 @@ from __future__ import annotations
 import numpy as np
 
 from .facts import Step, transfer
-from .known import Array, Known, known_or_none, regrouped
+from .known import Array, Known, Mask, known_or_none, regrouped
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # The gate that everything in the state comes from, in ONNX's order i, o, f, c and z, r, h.
-STATE_GATE = {"LSTM": 3, "GRU": 2, "RNN": 0}
-_DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+STATE_GATE = {"LSTM": 3, "GRU": 2, "RNN": 0, "DynamicQuantizeLSTM": 3}
+_DEFAULTS = {
+    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
+    "GRU": ("Sigmoid", "Tanh"),
+    "RNN": ("Tanh",),
+    "DynamicQuantizeLSTM": ("Sigmoid", "Tanh", "Tanh"),
+}
+
+
+def read_weights(step: Step) -> tuple[Array, Array, Array | None] | None:
+    """Give the weights of a recurrent layer as LSTM has them, up to a factor; None where one is computed.
+
+    w: (directions, gates * hidden, i)  r: (directions, gates * hidden, hidden)  b: (directions, 2 * gates * hidden)
+    """
+    w, r, b = (step.constant(k) if step.op.given(k) else None for k in (1, 2, 3))
+    if w is None or r is None or (step.op.given(3) and b is None):
+        return None
+    if step.op.node.op == "DynamicQuantizeLSTM":
+        points = step.constant(9), step.constant(11)
+        if any(p is None for p in points):
+            return None
+        w, r = (_codes(a, p).transpose(0, 2, 1) for a, p in zip((w, r), points, strict=True) if p is not None)
+    return w, r, b
+
+
+def _codes(array: Array, zero_point: Array) -> Array:
+    """Take the zero point from codes: one for each direction, or for each of its columns."""
+    along = (len(zero_point), 1, -1)
+    return np.asarray(array.astype(np.int32) - zero_point.astype(np.int32).reshape(along))
+
+
+def silent_inputs(step: Step, w: Array) -> Mask:
+    """Say which columns of a weight read zeros: (i,)."""
+    x = step.x()
+    silent = np.zeros(w.shape[2], dtype=bool)
+    return silent if x is None else np.broadcast_to(x.zero.all(axis=(0, 1)), silent.shape)
 
 
 @transfer("LSTM", "GRU", "RNN")
+@transfer("DynamicQuantizeLSTM", domain="com.microsoft")
 def recurrent(step: Step) -> list[Known | None]:
     """A unit whose state gate is zero at every step, and whose state starts at zero, stays zero.
 
     Any other constant gate makes a sequence that changes over time.
     """
     op = step.op
-    kind = op.node.op
-    w, r = step.constant(1), step.constant(2)
-    b = step.constant(3) if op.given(3) else None
-    names = tuple(op.attr("activations", ())) or _DEFAULTS[kind] * (1 if w is None else w.shape[0])
-    if w is None or r is None or (op.given(3) and b is None) or set(names) > set(_DEFAULTS[kind]):
+    weights = read_weights(step)
+    if weights is None:
         return [None]
-    if names != _DEFAULTS[kind] * w.shape[0]:
-        return [None]
+    w, r, b = weights
     zero = zero_states(step, w, r, b)
     if not zero.any():
         return [None]
@@ -39,7 +70,7 @@ def recurrent(step: Step) -> list[Known | None]:
             outputs.append(None)
             continue
         shape = _output_shape(zero.shape, k, first)
-        outputs.append(known_or_none(zero.reshape(shape), np.zeros(shape, dtype=w.dtype)))
+        outputs.append(known_or_none(zero.reshape(shape), np.zeros(shape, dtype=step.facts.dtype(y.name))))
     return outputs
 
 
@@ -53,14 +84,13 @@ def _output_shape(zero: tuple[int, ...], slot: int, batch_first: bool) -> tuple[
 def zero_states(step: Step, w: Array, r: Array, b: Array | None) -> Array:
     """Find the units, per direction, whose state is zero at every step."""
     op = step.op
-    gates, gate = GATES[op.node.op], STATE_GATE[op.node.op]
     directions, hidden = r.shape[0], r.shape[2]
+    gates, gate = r.shape[1] // hidden, STATE_GATE[op.node.op]
+    usual = _DEFAULTS[op.node.op] * directions
+    if tuple(op.attr("activations", usual)) != usual:
+        return np.zeros((directions, hidden), dtype=bool)
     rows = slice(gate * hidden, (gate + 1) * hidden)
-    x = step.x()
-    silent = np.zeros(w.shape[2], dtype=bool)
-    if x is not None:
-        silent = np.broadcast_to(x.zero.all(axis=(0, 1)), silent.shape)
-    zero = ~((w[:, rows] != 0) & ~silent).any(axis=2)
+    zero = ~((w[:, rows] != 0) & ~silent_inputs(step, w)).any(axis=2)
     if b is not None:
         bias = b.reshape(directions, 2, gates, hidden)[:, :, gate].astype(np.float64)
         # GRU multiplies the second bias alone by a gate, with linear_before_reset.
