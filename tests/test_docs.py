@@ -131,7 +131,7 @@ def test_shown_output_of_commands_is_what_they_print(workplace):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_inline_commands_and_options_exist(page):
     text = page.read_text(encoding="utf-8")
-    for command in re.findall(r"`onnxprune ([a-z]\w*)[^`]*`", text):
+    for command in re.findall(r"`onnxprune ([a-z][\w-]*)[^`]*`", text):
         assert command in program.commands
     known = {o for command in program.commands.values() for p in command.params for o in (*p.opts, *p.secondary_opts)}
     for option in re.findall(r"`(?:onnxprune [^`]*)?(--[a-z][a-z-]*)", text):

@@ -24,6 +24,7 @@ LAYERS = (
     ("search",),
     ("sparsity", "compaction", "sweep", "report"),
     ("api", "__init__"),
+    ("olive",),
     ("cli", "__main__"),
 )
 LEVEL = {name: k for k, names in enumerate(LAYERS) for name in names}
@@ -93,7 +94,7 @@ def test_verification_shares_nothing_with_rewrite() -> None:
 def test_the_command_line_uses_the_public_interface() -> None:
     import onnxprune
 
-    public = {*onnxprune.__all__, "errors", "planfile", "api", "cli", "_version"}
+    public = {*onnxprune.__all__, "errors", "planfile", "api", "olive", "cli", "_version"}
     for path in (PACKAGE / "cli").rglob("*.py"):
         used = imports(path, types=False)
         assert used <= public, f"{path.name} imports {sorted(used - public)}"

@@ -12,6 +12,7 @@ from .compact import compact
 from .failures import Program
 from .inspect import inspect
 from .mask import mask
+from .olive import olive_config
 from .prune import prune
 from .report import report
 from .sensitivity import sensitivity
@@ -31,7 +32,7 @@ Exit codes:
 
 @click.group(
     cls=Program,
-    commands=[inspect, prune, sparsify, compact, mask, sensitivity, verify, report],
+    commands=[inspect, prune, sparsify, compact, mask, sensitivity, verify, report, olive_config],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EXIT_CODES,
 )
