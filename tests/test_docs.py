@@ -9,12 +9,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
 
+import onnxprune
 from onnxprune import errors
 from onnxprune.chains.activations import VARIANTS
 from onnxprune.chains.registry import SETS
@@ -24,7 +27,14 @@ from onnxprune.rules import coverage
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+OTHERS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "samples/README.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Pages whose shell blocks do not run here, and why.
+ELSEWHERE = {
+    "docs/olive.md": "needs Olive; tests/test_olive.py runs them",
+    "README.md": "tests/test_readme.py runs them",
+    "CONTRIBUTING.md": "they make the environment of this run, and start it",
+}
 
 RUNNER = """
 import contextlib, io, json, sys
@@ -52,10 +62,17 @@ def python_blocks(page: Path) -> list[tuple[str, str | None]]:
     ]
 
 
-def commands(page: Path) -> list[list[str]]:
-    """Give every onnxprune command of the page's shell blocks as arguments."""
+def shell_lines(page: Path) -> list[str]:
+    """Give every line of the page's shell blocks that is no comment."""
     lines = [line for language, text in blocks(page) if language == "bash" for line in text.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("onnxprune ")]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Give every command of the page's shell blocks as arguments, unless they run elsewhere."""
+    if page.relative_to(ROOT).as_posix() in ELSEWHERE:
+        return []
+    return [shlex.split(line) for line in shell_lines(page)]
 
 
 def without_trailing_spaces(text: str) -> list[str]:
@@ -81,6 +98,10 @@ def workplace(tmp_path: Path) -> Path:
     """Give a folder with the files that the pages name."""
     shutil.copy(ROOT / "samples/digits_cnn.onnx", tmp_path / "model.onnx")
     shutil.copy(ROOT / "samples/digits_calibration.npz", tmp_path / "samples.npz")
+    (tmp_path / "models").mkdir()
+    shutil.copy(ROOT / "samples/digits_cnn.onnx", tmp_path / "models")
+    for folder in ("benchmarks", "docs", "samples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     return tmp_path
 
 
@@ -88,6 +109,76 @@ def test_there_are_pages_with_code():
     assert {"README", "chains", "cli", "errors", "how_it_works", "op_coverage"} <= {page.stem for page in PAGES}
     assert sum(len(python_blocks(page)) for page in PAGES) >= 8
     assert sum(len(commands(page)) for page in PAGES) >= 8
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_block_is_one_that_tests_know(page):
+    """No fence hides code from the tests: every block has a language, and whatever is no data is run."""
+    text = page.read_text(encoding="utf-8")
+    quoted = re.findall(r"^ +```python\n(.*?)^ +```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(re.findall(r"^ *```", text, flags=re.MULTILINE)) == 2 * (len(blocks(page)) + len(quoted))
+    assert {language for language, _ in blocks(page)} <= {"bash", "python", "text", "toml", "json", "yaml"}
+    assert not quoted or page.name == "CONTRIBUTING.md"
+
+
+def test_pages_that_run_elsewhere_have_commands():
+    assert not [page for page in ELSEWHERE if not shell_lines(ROOT / page)]
+
+
+def test_the_rule_shown_to_contributors_works():
+    """It is registered in place of the built-in one, and units go through the node."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^ +```python\n(.*?)^ +```$", text, flags=re.MULTILINE | re.DOTALL)
+    code = f"""
+from functools import partial
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+import onnxprune
+op_rule, Op = partial(onnxprune.op_rule, replace=True), onnxprune.Op
+{textwrap.dedent(shown)}
+arrays = {{"first": (5, 7), "bias": (7,), "second": (7, 3)}}
+weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in arrays.items()]
+nodes = [
+    helper.make_node("MatMul", ["x", "first"], ["a"]),
+    helper.make_node("BiasGelu", ["a", "bias"], ["b"], domain="com.microsoft"),
+    helper.make_node("MatMul", ["b", "second"], ["y"]),
+]
+values = [[helper.make_tensor_value_info(n, 1, s)] for n, s in (("x", [2, 5]), ("y", [2, 3]))]
+opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+graph = helper.make_graph(nodes, "g", *values, weights)
+(group,) = onnxprune.analyze(helper.make_model(graph, opset_imports=opsets, ir_version=10)).groups
+print(group.size, sorted(member.initializer for member in group.members))
+"""
+    result = run([sys.executable, "-c", code], ROOT)
+    assert result.stdout.split(maxsplit=1) == ["7", "['bias', 'first', 'second']\n"], result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("furo") is None or find_spec("myst_parser") is None, reason="needs the extra docs")
+def test_the_site_builds_and_needs_no_network(tmp_path):
+    """Broken links and anchors are errors of the build; scripts, styles and fonts come with the pages."""
+    result = run([sys.executable, "-m", "sphinx", "-q", "-W", "-c", str(DOCS), str(ROOT), str(tmp_path)], ROOT)
+    assert result.returncode == 0, result.stderr
+    built = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "docs").glob("*.html")}
+    assert {page.stem for page in PAGES} <= set(built)
+    for name, text in built.items():
+        for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", text):
+            assert not re.search(r"(?:src|href)=.?(?:https?:)?//", tag), (name, tag)
+    for style in (tmp_path / "_static").rglob("*.css"):
+        assert not re.findall(r"url\(.?https?:|@import", style.read_text(encoding="utf-8")), style
+
+
+def test_the_reference_lists_every_public_name():
+    text = (DOCS / "reference.rst").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\.\. auto\w+:: (\w+)$", text, flags=re.MULTILINE))
+    assert shown == set(onnxprune.__all__) - {"__version__"}
+
+
+def test_every_page_is_in_the_sites_menu():
+    index = (DOCS / "index.rst").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^   ([\w./]+)$", index, flags=re.MULTILINE))
+    assert {page.stem for page in PAGES} | {"reference"} <= listed
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)], ids=lambda p: p.stem)
@@ -109,10 +200,13 @@ def test_commands_run(page, workplace):
         if language in ("toml", "python") and name:
             (workplace / name[1]).write_text(text, encoding="utf-8")
     before = (workplace / "model.onnx").read_bytes()
-    for arguments in commands(page):
-        result = run([sys.executable, "-m", "onnxprune", *arguments], workplace)
+    for name, *arguments in commands(page):
+        program_of = {"onnxprune": [sys.executable, "-m", "onnxprune"], "python": [sys.executable]}
+        if arguments[:2] == ["-m", "sphinx"] and find_spec("furo") is None:
+            continue  # test_the_site_builds skips with the same reason
+        result = run([*program_of[name], *arguments], workplace)
         assert result.returncode == 0, f"{shlex.join(arguments)}\n{result.stderr}"
-        if "--json" in arguments:
+        if name == "onnxprune" and "--json" in arguments:
             assert json.loads(result.stdout)["command"] == arguments[0]
     assert (workplace / "model.onnx").read_bytes() == before
 

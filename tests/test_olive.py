@@ -125,10 +125,10 @@ class TestInsideOlive:
     @pytest.mark.parametrize(
         ("config", "searched"),
         [
-            ({}, {"criterion", "ratio"}),
-            ({"target": {"macs": 0.5}}, {"criterion"}),  # a ratio beside a target would be refused
-            ({"data": "random:2"}, {"ratio"}),  # the criterion is then the one that looks at samples
-            ({"ratio": [0.1, 0.2], "criterion": "l1"}, {"ratio"}),
+            ({}, {"criterion", "ratio", "round_to"}),
+            ({"target": {"macs": 0.5}}, {"criterion", "round_to"}),  # a ratio beside a target would be refused
+            ({"data": "random:2"}, {"ratio", "round_to"}),  # the criterion is then the one that looks at samples
+            ({"ratio": [0.1, 0.2], "criterion": "l1", "round_to": 8}, {"ratio"}),
         ],
         ids=["nothing", "a target", "samples", "values"],
     )
@@ -190,7 +190,7 @@ class TestInsideOlive:
         score["metric_config"] = {"task": "multiclass", "num_classes": 10}
         metric = {"name": "accuracy", "type": "accuracy", "data_config": "test", "sub_types": [score]}
         out = self.run(
-            {"type": "OnnxPrune", "ratio": [0.3, 0.9], "data_config": "train"},
+            {"type": "OnnxPrune", "ratio": [0.3, 0.9], "round_to": 1, "data_config": "train"},
             data_configs=data,
             evaluators={"measure": {"type": "OnnxEvaluator", "metrics": [metric]}},
             evaluator="measure",

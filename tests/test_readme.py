@@ -108,6 +108,28 @@ def test_python_block_runs(block, tmp_path):
 
 
 @pytest.mark.slow
+def test_commands_run_in_order(tmp_path):
+    """All blocks but the first, which has a test of its own, and the one that starts the tests."""
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    assert len(BASH) == 3
+    assert BASH[1].rstrip().endswith("-m pytest -q")
+    lines = [shlex.split(line) for line in BASH[2].splitlines() if line and not line.startswith("#")]
+    assert {line[0] for line in lines} == {"onnxprune"}
+    for line in lines:
+        result = subprocess.run(
+            [sys.executable, "-m", *line],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert result.returncode == 0, f"{shlex.join(line)}\n{result.stdout}{result.stderr}"
+        assert result.stdout.strip()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the quick start is for a POSIX shell")
 def test_quick_start_in_an_empty_environment(tmp_path):
     checkout = tmp_path / "checkout"

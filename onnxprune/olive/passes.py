@@ -30,7 +30,7 @@ PARAMETERS: dict[str, tuple[Any, list[Any] | None, str]] = {
     "criterion": (str, ["l2", "fpgm"], "What makes a unit worth keeping; obs with data, else l2."),
     "scope": (str, None, "Rank units inside each group (local), or across groups (global)."),
     "max_ratio": (float, None, "No group loses more than this fraction."),
-    "round_to": (int | str, ["auto"], "Remaining widths are multiples of this; auto is what runs fast."),
+    "round_to": (int | str, [1, "auto"], "Remaining widths are multiples of this; auto is what runs fast."),
     "kinds": (list[str], None, "Only groups of these kinds, such as channels or heads."),
     "allow_inexact": (bool, None, "Prune groups behind a statistic over the pruned axis as well."),
     "include": (list[str], None, "Only groups that match one of these globs."),
