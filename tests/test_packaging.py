@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "onnxprune").rglob("*.py")}
 DATA = {"onnxprune/py.typed", "onnxprune/report/page.css", "onnxprune/report/page.js"}
-HEAVY = {"dask", "matplotlib", "olive-ai", "pandas", "ray", "scikit-learn", "scipy", "sympy", "torch", "transformers"}
+HEAVY = {"dask", "matplotlib", "olive-ai", "pandas", "ray", "scikit-learn", "scipy", "torch", "transformers"}
 BOUND = re.compile(r"^([\w-]+)(?:\[\w+\])?>=([\w.]+)(?:;.*)?$")
 
 
