@@ -64,11 +64,11 @@ class Collection:
         lengths: Sequence[int | None] = (None, *LENGTHS),
     ) -> None:
         self.model = model
-        bare = skeleton(model.proto, model.flat)
+        bare = skeleton(model.skeleton, model.flat)
         self.view: View = view(model, bare)
         self.shapes: Shapes = concrete_shapes(model.flat, bare, input_shapes, lengths)
         self._measure_outputs(bare, input_shapes)
-        self.opset = max((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self.opset = max((o.version for o in model.skeleton.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self.sizes: list[int] = []
         self.owner: list[tuple[Value, int] | None] = []
         self.values: dict[str, Value | None] = {}
@@ -89,7 +89,7 @@ class Collection:
         self.positions: dict[str, Axis] = {}
         self.followed: set[tuple[int, int]] = set()
         self._uses: dict[str, int] = {}
-        self.captured = model.flat.captured | {o.name for o in model.proto.graph.output}
+        self.captured = model.flat.captured | {o.name for o in model.skeleton.graph.output}
         self._run()
 
     # --- used by Op ---

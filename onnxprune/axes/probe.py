@@ -166,11 +166,11 @@ def _question(model: Model, shapes: Shapes, node: onnx.NodeProto, *, measures: b
 
 def _alone(model: Model, graph: onnx.GraphProto) -> onnx.ModelProto:
     """Wrap a graph of one node in a model with the operator sets and functions of the one it comes from."""
-    alone = onnx.ModelProto(ir_version=model.proto.ir_version, graph=graph)
-    alone.opset_import.extend(model.proto.opset_import)
+    alone = onnx.ModelProto(ir_version=model.skeleton.ir_version, graph=graph)
+    alone.opset_import.extend(model.skeleton.opset_import)
     node = graph.node[0]
-    if any((f.domain, f.name) == (node.domain, node.op_type) for f in model.proto.functions):
-        alone.functions.extend(model.proto.functions)
+    if any((f.domain, f.name) == (node.domain, node.op_type) for f in model.skeleton.functions):
+        alone.functions.extend(model.skeleton.functions)
     elif node.domain not in {o.domain for o in alone.opset_import}:
         alone.opset_import.add(domain=node.domain, version=1)
     return alone

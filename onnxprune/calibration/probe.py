@@ -45,7 +45,7 @@ class Probe:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.flat = model.flat
-        self._bare = skeleton(model.proto, model.flat)
+        self._bare = skeleton(model.skeleton, model.flat)
         self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
 
     def shapes(self, input_shapes: Mapping[str, Sequence[int]]) -> Shapes:
@@ -64,8 +64,8 @@ class Probe:
     @cached_property
     def inputs(self) -> frozenset[str]:
         """Names that every feed holds."""
-        constants = {t.name for t in self.model.proto.graph.initializer}
-        return frozenset(v.name for v in self.model.proto.graph.input) - constants
+        constants = {t.name for t in self.model.skeleton.graph.initializer}
+        return frozenset(v.name for v in self.model.skeleton.graph.input) - constants
 
     @cached_property
     def is_laid_open(self) -> bool:

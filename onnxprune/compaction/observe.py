@@ -24,7 +24,7 @@ def observe(facts: Facts, feeds: Iterable[Feed]) -> None:
         at = next((k for k, a in enumerate(reader.data.axes) if a.id == reader.axis.id), None)
         if not reader.data.constant and at is not None and place is not None and place[0] == 0:
             axes.setdefault(reader.data.name, at)
-    made = {name for node in facts.analysis.model.proto.graph.node for name in node.output}
+    made = {name for node in facts.analysis.model.skeleton.graph.node for name in node.output}
     names = [name for name in axes if name in made]
     if not names:
         return

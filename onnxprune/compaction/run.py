@@ -66,7 +66,7 @@ def compact(  # noqa: PLR0913  one argument per option of the command line
         return CompactResult(analysis.model, plan, analysis, outcomes(analysis, decision, seen))
     changes = corrections(facts, decision)
     smaller = fold(apply_plan(analysis, plan), changes)
-    stamp(smaller.proto, analysis.model.sha256, plan.sha256, repaired=bool(changes))
+    stamp(smaller.skeleton, analysis.model.sha256, plan.sha256, repaired=bool(changes))
     report = None
     if verified:
         report = compare(analysis.model, smaller, data=data, rtol=rtol, seed=seed, input_shapes=input_shapes)

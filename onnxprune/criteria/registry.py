@@ -22,14 +22,16 @@ class Criterion:
     """A criterion by name.
 
     `normalized` scores compare between groups as they are; others are divided by their mean over the group.
-    `scales_only` asks for the scale vectors of normalizations instead of weights. `needs` names the statistics of data
-    that it looks at, see `criteria.data`; it is empty for a criterion of weights alone.
+    `scales_only` asks for the scale vectors of normalizations instead of weights. A `rowwise` score looks at its row
+    alone, so that large weights are scored a few rows at a time. `needs` names the statistics of data that it looks at,
+    see `criteria.data`; it is empty for a criterion of weights alone.
     """
 
     name: str
     score: ScoreRows
     normalized: bool = False
     scales_only: bool = False
+    rowwise: bool = False
     needs: tuple[str, ...] = ()
 
 
@@ -37,24 +39,24 @@ criteria: Registry[Criterion] = Registry("criterion")
 
 
 def criterion(
-    name: str, *, normalized: bool = False, scales_only: bool = False, replace: bool = False
+    name: str, *, normalized: bool = False, scales_only: bool = False, rowwise: bool = False, replace: bool = False
 ) -> Callable[[ScoreRows], ScoreRows]:
     """Register a function as the criterion `name`; see `Criterion` for the flags."""
 
     def file(score: ScoreRows) -> ScoreRows:
-        criteria.register(name, replace=replace)(Criterion(name, score, normalized, scales_only))
+        criteria.register(name, replace=replace)(Criterion(name, score, normalized, scales_only, rowwise))
         return score
 
     return file
 
 
-@criterion("l1")
+@criterion("l1", rowwise=True)
 def l1(rows: Rows) -> Rows:
     """Sum of absolute values."""
     return np.asarray(np.abs(rows).sum(axis=1))
 
 
-@criterion("l2")
+@criterion("l2", rowwise=True)
 def l2(rows: Rows) -> Rows:
     """Euclidean norm."""
     return np.asarray(np.sqrt(np.square(rows).sum(axis=1)))
@@ -87,7 +89,7 @@ def _distances(rows: Rows, length: ScoreRows) -> Rows:
     return total
 
 
-@criterion("bn_scale", scales_only=True)
+@criterion("bn_scale", scales_only=True, rowwise=True)
 def bn_scale(rows: Rows) -> Rows:
     """Absolute scale of the normalization behind the layer.
 

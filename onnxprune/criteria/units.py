@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from ..axes.labels import Labels
 from ..errors import ModelError, OptionError
 from .registry import Criterion, Rows, criteria
 from .values import weight_values
+
+# Numbers that are scored at once: they stay in a processor's cache.
+CHUNK = 1 << 18
 
 
 def unit_scores(weight: Any, criterion: str = "l2", axis: int = 0) -> Any:
@@ -56,7 +60,7 @@ def group_scores(analysis: Analysis, group: Group, criterion: str, seed: int = 0
         used["instead"] = "l2"
         chosen = criteria["l2"]
         members = _members(analysis, group, chosen)
-    scores = [_scaled(chosen, chosen.score(_rows(analysis, m, group.size))) for m in members]
+    scores = [_scaled(chosen, _member_scores(analysis, chosen, m, group.size)) for m in members]
     if not scores:
         return np.ones(group.size), used
     return _scaled(chosen, np.mean(scores, axis=0)), used
@@ -94,26 +98,47 @@ def _is_float(analysis: Analysis, member: Member) -> bool:
     return analysis.model.tensors[member.initializer].data_type not in (5, 6, 7, 8, 9, 12, 13)
 
 
-def _rows(analysis: Analysis, member: Member, size: int) -> Rows:
-    """Gather a member's weights as one row per unit; units of fewer elements are filled up with zeros."""
-    array = weight_values(analysis, member.initializer)
-    slices = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
-    if not np.isfinite(slices).all():
+def _member_scores(analysis: Analysis, chosen: Criterion, member: Member, size: int) -> Rows:
+    """Score the units of a group by one weight; where rows do not count on each other, a few at a time."""
+    name = member.initializer
+    plain = name not in analysis.collection.codes
+    array = analysis.model.array(name) if plain else weight_values(analysis, name)
+    slices = np.moveaxis(array, member.axis, 0)
+    at_once = max(1, CHUNK // max(1, slices[:1].size)) if chosen.rowwise else None
+    parts = [chosen.score(_finite(rows, name)) for rows in unit_rows(slices, member.unit, size, at_once)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _finite(rows: Rows, name: str) -> Rows:
+    if not np.isfinite(rows).all():
         raise ModelError(
-            f"initializer {member.initializer!r} holds values that are not finite; its units cannot be ranked. "
-            f"Leave it out with --exclude {member.initializer!r}"
+            f"initializer {name!r} holds values that are not finite; its units cannot be ranked. "
+            f"Leave it out with --exclude {name!r}"
         )
-    return gather_rows(slices, member.unit, size)
+    return rows
 
 
-def gather_rows(slices: Rows, unit: Labels, size: int) -> Rows:
-    """Put the slices (indices, elements) of each unit side by side: (size, most indices of a unit * elements)."""
+def unit_rows(slices: np.ndarray[Any, Any], unit: Labels, size: int, at_once: int | None = None) -> Iterator[Rows]:
+    """Put the slices (indices, ...) of each unit side by side as float64, about `at_once` slices at a time, or all.
+
+    Every part is (units, most indices of a unit * elements); units of fewer indices are filled up with zeros.
+    """
     index = np.flatnonzero(unit >= 0)
     order = index[np.argsort(unit[index], kind="stable")]
-    owner = unit[order]
-    counts = np.bincount(owner, minlength=size)
+    counts = np.bincount(unit[order], minlength=size)
+    ends = np.concatenate([[0], np.cumsum(counts)])
     most = int(counts.max(initial=1))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = np.zeros((size, most, slices.shape[1]))
-    rows[owner, place] = slices[order]
-    return rows.reshape(size, -1)
+    step = size if at_once is None else max(1, at_once // most)
+    for start in range(0, size, step):
+        stop = min(size, start + step)
+        held, n = order[ends[start] : ends[stop]], counts[start:stop]
+        run = len(held) > 0 and held[-1] - held[0] == len(held) - 1 and bool((np.diff(held) == 1).all())
+        found = slices[held[0] : held[-1] + 1] if run else slices[held]
+        values = np.asarray(found.reshape(len(held), -1), dtype=np.float64)
+        if (n == most).all():
+            yield values.reshape(stop - start, -1)
+            continue
+        rows = np.zeros((stop - start, most, values.shape[1]))
+        owner = np.repeat(np.arange(stop - start), n)
+        rows[owner, np.arange(len(held)) - np.repeat(ends[start:stop] - ends[start], n)] = values
+        yield rows.reshape(stop - start, -1)

@@ -40,9 +40,9 @@ def input_specs(model: Model) -> list[InputSpec]:
 
     Raises `ModelError` for an input that is no tensor, no sequence of tensors and no optional tensor.
     """
-    given = {t.name for t in model.proto.graph.initializer}
-    given |= {t.values.name for t in model.proto.graph.sparse_initializer}
-    return [_spec(model, value) for value in model.proto.graph.input if value.name not in given]
+    given = {t.name for t in model.skeleton.graph.initializer}
+    given |= {t.values.name for t in model.skeleton.graph.sparse_initializer}
+    return [_spec(model, value) for value in model.skeleton.graph.input if value.name not in given]
 
 
 def _spec(model: Model, value: onnx.ValueInfoProto) -> InputSpec:

@@ -93,7 +93,7 @@ def _draw_integers(
 
 def _limits(model: Model, specs: Sequence[InputSpec]) -> dict[str, int]:
     """Give, per integer input, the size of the smallest table its values look up, where the graph shows one."""
-    graph = model.proto.graph
+    graph = model.skeleton.graph
     tables = {name: tuple(tensor.dims) for name, tensor in model.tensors.items()}
     uses: defaultdict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
     for node in graph.node:

@@ -1,13 +1,13 @@
 """A model: the proto that is the truth, where it came from, and its tensors as arrays.
 
-`load` reads, `save` writes whole or not at all. Nothing here looks at what the graph computes.
+`load` reads, nothing of the weights where they are large; `graph.saving` writes. Nothing here looks at what the graph
+computes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,60 @@ from onnx import external_data_helper, numpy_helper
 
 from ..errors import ModelError, OptionError
 from .flatten import Flat, flatten
+from .payload import Array, Payload, copy_range
 from .policy import refuse_unusable
 from .sizes import tensor_nbytes, tensors_of
 from .staging import staged
+from .store import Store, external_span, open_hollow
+from .writing import bring_in, write_inline, write_outside
 
 SINGLE_FILE_LIMIT = 2_000_000_000
+# Smaller files are read as a whole.
+READ_BELOW = 1 << 26
 
 
-@dataclass
 class Model:
     """An ONNX model with the file it was read from, if any.
 
-    `proto` holds graph and weights; tensors stored outside the file keep their references and are read on demand.
-    `prefers_external_data` says that it was cut from a model that kept its data outside.
+    `skeleton` holds the graph and small tensors; data of large ones may lie in the model's file, or be cut from there
+    when it is read or written: `array` gives any of them. Where no tensor needs more than what is in the skeleton it is
+    the whole proto. Tensors stored outside the file keep their references and are read on demand.
+    `raw` is the whole file where the model is what was read from it and small; `is_intact` says that it is what was
+    read, `is_hollow` that data of the skeleton lies elsewhere. `prefers_external_data` says that it was cut from a
+    model that kept its data outside.
     """
 
-    proto: onnx.ModelProto
-    path: Path | None = None
-    raw: bytes | None = field(default=None, repr=False)
-    prefers_external_data: bool = False
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        path: Path | None = None,
+        raw: bytes | None = None,
+        *,
+        prefers_external_data: bool = False,
+        store: Store | None = None,
+        is_intact: bool | None = None,
+    ) -> None:
+        self.skeleton = proto
+        self.path = path
+        self.raw = raw
+        self.prefers_external_data = prefers_external_data
+        self.store = store if store is not None else Store()
+        self.is_hollow = bool(self.store)
+        self.is_intact = raw is not None if is_intact is None else is_intact
+
+    def __repr__(self) -> str:
+        return f"Model({self.label})"
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The whole proto: data that the skeleton only refers to is read into it, once."""
+        if self.is_hollow:
+            for tensor in tensors_of(self.skeleton.graph):
+                payload = self.store.payload(tensor)
+                if payload is not None:
+                    bring_in(tensor, payload)
+            self.is_hollow = False
+        return self.skeleton
 
     @cached_property
     def sha256(self) -> str:
@@ -49,31 +84,46 @@ class Model:
     @cached_property
     def flat(self) -> Flat:
         """The model with all bodies laid open, for reading."""
-        return flatten(self.proto)
+        return flatten(self.skeleton)
 
     @property
     def tensors(self) -> dict[str, onnx.TensorProto]:
         """Initializers and the values of Constant nodes of all graphs, by flat name."""
         return self.flat.tensors
 
-    def array(self, name: str) -> np.ndarray[Any, Any]:
-        """Give the tensor `name` as an array, read from external data when it lies there."""
-        tensor = self.tensors[name]
-        base = str(self.path.parent) if self.path is not None else ""
+    def array(self, name: str) -> Array:
+        """Give the tensor `name` as an array, not to be written to: it may be a map of the file it lies in."""
+        return self.read(self.tensors[name])
+
+    def read(self, tensor: onnx.TensorProto) -> Array:
+        """Give a tensor of this model as an array; raises `ModelError` when its data cannot be read."""
+        payload = self.payload(tensor)
         try:
-            return numpy_helper.to_array(tensor, base_dir=base)
-        except (ValueError, OSError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"{self.label}: the data of tensor {name!r} cannot be read ({error})") from error
+            if payload is None:
+                return np.asarray(numpy_helper.to_array(tensor))
+            return self.store.array(tensor, payload)
+        except (ValueError, TypeError, OSError) as error:
+            raise ModelError(f"{self.label}: the data of tensor {tensor.name!r} cannot be read ({error})") from error
+
+    def payload(self, tensor: onnx.TensorProto) -> Payload | None:
+        """Give the data of a tensor that is not in the skeleton, None where it is."""
+        held = self.store.payload(tensor)
+        if held is None and external_data_helper.uses_external_data(tensor):
+            return external_span(tensor, self.path)
+        return held
 
     @property
     def label(self) -> str:
         """Name the model in messages."""
-        return str(self.path) if self.path is not None else f"model {self.proto.graph.name!r}"
+        return str(self.path) if self.path is not None else f"model {self.skeleton.graph.name!r}"
 
     @property
     def has_external_data(self) -> bool:
         """Say whether any initializer's data lies in another file."""
-        return any(external_data_helper.uses_external_data(t) for t in tensors_of(self.proto.graph))
+        return any(
+            external_data_helper.uses_external_data(t) and not self.store.holds(t)
+            for t in tensors_of(self.skeleton.graph)
+        )
 
 
 def load(source: Any) -> Model:
@@ -99,17 +149,21 @@ def load(source: Any) -> Model:
 
 
 def _read(path: Path) -> Model:
+    """Read a small file whole, and of a large one what is no weight."""
     try:
+        size = path.stat().st_size
+        if size >= READ_BELOW and path.is_file():
+            store = Store()
+            return Model(open_hollow(path, store), path, store=store, is_intact=True)
         raw = path.read_bytes()
+        proto = onnx.ModelProto()
+        proto.ParseFromString(raw)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(raw)
     except DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or cut short ({len(raw)} bytes)") from None
+        raise ModelError(f"{path}: not an ONNX model, or cut short ({size} bytes)") from None
     return Model(proto, path, raw)
 
 
@@ -119,33 +173,37 @@ def serialize(proto: onnx.ModelProto) -> bytes:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
-    """Write `model` to `path`, whole or not at all.
+    """Write `model` to `path`, whole or not at all, tensor by tensor.
 
     One file below 2 GB unless the source kept its data outside; then one data file `NAME.data` beside it.
     `external_data` True or False chooses. Raises `OptionError` when `path` is the source or cannot be written.
     """
     target = Path(path)
     refuse_source(model, target)
-    outside = model.has_external_data or model.prefers_external_data if external_data is None else external_data
+    has_external_data = model.has_external_data
+    outside = has_external_data or model.prefers_external_data if external_data is None else external_data
     if external_data is None and not outside:
-        sized = (t for t in model.proto.graph.initializer if t.data_type != onnx.TensorProto.STRING)
+        sized = (t for t in model.skeleton.graph.initializer if t.data_type != onnx.TensorProto.STRING)
         outside = sum(tensor_nbytes(t) for t in sized) >= SINGLE_FILE_LIMIT
     data = target.with_name(target.name + ".data")
     with staged(target) as stage:
-        if model.raw is not None and not outside and not model.has_external_data:
+        if model.is_intact and not outside and not has_external_data:
             stage(target, model.raw)
-            return
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
-        if outside:
+            if model.raw is None:
+                assert model.path is not None
+                with open(model.path, "rb") as source, open(stage.paths[target], "wb") as sink:
+                    copy_range(source.fileno(), 0, sink.fileno(), 0, model.path.stat().st_size)
+        elif outside:
             stage(data, None)
             with open(stage.paths[data], "wb") as sink:
-                for tensor in tensors_of(proto.graph):
-                    _move_out(model, tensor, sink, data.name)
-        elif model.has_external_data:
-            for tensor in tensors_of(proto.graph):
-                _move_in(model, tensor)
-        stage(target, serialize(proto))
+                proto = write_outside(model, sink, data.name)
+            stage(target, serialize(proto))
+        elif model.is_hollow or has_external_data:
+            stage(target, None)
+            with open(stage.paths[target], "wb") as sink:
+                write_inline(model, sink)
+        else:
+            stage(target, serialize(model.skeleton))
 
 
 def refuse_source(model: Model, target: Path) -> None:
@@ -153,53 +211,14 @@ def refuse_source(model: Model, target: Path) -> None:
     if model.path is None:
         return
     sources = [model.path]
-    for tensor in tensors_of(model.proto.graph):
-        if external_data_helper.uses_external_data(tensor):
+    for tensor in tensors_of(model.skeleton.graph):
+        if external_data_helper.uses_external_data(tensor) and not model.store.holds(tensor):
             sources += [model.path.parent / e.value for e in tensor.external_data if e.key == "location"]
     data = target.with_name(target.name + ".data")
     for source in dict.fromkeys(sources):
         for out in (target, data):
             if out.resolve() == source.resolve():
                 raise OptionError(f"{out}: the output would overwrite the source; choose another path")
-
-
-def _payload(model: Model, tensor: onnx.TensorProto) -> bytes | None:
-    """Raw bytes of a tensor, or None when it has no fixed-size representation."""
-    if external_data_helper.uses_external_data(tensor):
-        assert model.path is not None
-        entries = {e.key: e.value for e in tensor.external_data}
-        with open(model.path.parent / entries["location"], "rb") as f:
-            f.seek(int(entries.get("offset", 0)))
-            content: bytes = f.read(tensor_nbytes(tensor))
-            return content
-    return bytes(tensor.raw_data) if tensor.HasField("raw_data") else None
-
-
-_INLINE_BELOW = 1024
-_ALIGNMENT = 4096
-
-
-def _move_out(model: Model, tensor: onnx.TensorProto, sink: Any, location: str) -> None:
-    payload = _payload(model, tensor)
-    if payload is None or len(payload) < _INLINE_BELOW:
-        _move_in(model, tensor)
-        return
-    offset = -(-sink.tell() // _ALIGNMENT) * _ALIGNMENT
-    sink.seek(offset)
-    sink.write(payload)
-    tensor.ClearField("raw_data")
-    del tensor.external_data[:]
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(payload)))):
-        tensor.external_data.add(key=key, value=value)
-
-
-def _move_in(model: Model, tensor: onnx.TensorProto) -> None:
-    if external_data_helper.uses_external_data(tensor):
-        payload = _payload(model, tensor)
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = payload or b""
 
 
 def _file_sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ _HARDWARE_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 def refuse_unusable(model: Model) -> None:
     """Refuse a model without a graph, bound to one machine's hardware, or with data where it must not lie."""
-    proto = model.proto
+    proto = model.skeleton
     if not proto.HasField("graph") or (not proto.graph.node and not proto.graph.output):
         raise ModelError(f"{model.label}: holds no graph; is it an ONNX model?")
     for domain in {node.domain for node in proto.graph.node} & set(_HARDWARE_DOMAINS):
@@ -34,9 +34,9 @@ def external_data_contained(model: Model) -> None:
 
     Source: onnxruntime's containment check; the sizes are computed here because loaders do not.
     """
-    for tensor in tensors_of(model.proto.graph):
+    for tensor in tensors_of(model.skeleton.graph):
         name = tensor.name
-        if not external_data_helper.uses_external_data(tensor):
+        if not external_data_helper.uses_external_data(tensor) or model.store.holds(tensor):
             continue
         entries = {e.key: e.value for e in tensor.external_data}
         location = entries.get("location", "")

@@ -51,7 +51,7 @@ def open_session(
             return _create(content, options)
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = Path(folder, "model.onnx")
-            save(Model(model.proto, model.path), path, external_data=True)
+            save(model, path, external_data=True)
             return _create(str(path), options)
     except ModelError:
         raise
@@ -59,8 +59,10 @@ def open_session(
         raise ModelError(f"{model.label}: onnxruntime does not load it: {one_line(error)}") from error
 
 
-def _content(model: Model) -> bytes | None:
-    """Serialize a model that fits in one buffer."""
+def _content(model: Model) -> bytes | str | None:
+    """Serialize a model that fits in one buffer; a large file is read by onnxruntime itself."""
+    if model.is_hollow:
+        return str(model.path) if model.is_intact else None
     inline = sum(len(tensor.raw_data) for tensor in model.tensors.values())
     if inline >= SINGLE_FILE_LIMIT:
         return None

@@ -35,7 +35,7 @@ class View:
 
 def view(model: Model, bare: onnx.ModelProto | None = None) -> View:
     """Build the view, from the model's `skeleton` when it was made before: analysis needs shapes, not weights."""
-    bare = skeleton(model.proto, model.flat) if bare is None else bare
+    bare = skeleton(model.skeleton, model.flat) if bare is None else bare
     with _errors_only():
         try:
             graph = gs.import_onnx(bare)

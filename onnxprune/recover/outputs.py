@@ -29,7 +29,7 @@ class Outputs:
         self._feeds = feeds
         self._threads = threads
         maker = {out: node for node in probe.flat.nodes for out in node.output}
-        self._names = [_before(o.name, maker, probe) for o in probe.model.proto.graph.output]
+        self._names = [_before(o.name, maker, probe) for o in probe.model.skeleton.graph.output]
         runs = self._run({})
         self._kept = [k for k in range(len(self._names)) if runs[0][k].dtype.kind == "f"]
         self._reference = [[run[k].astype(np.float64) for k in self._kept] for run in runs]

@@ -178,7 +178,7 @@ class _Finder:
         flat = analysis.model.flat
         self.number = {out: k for k, node in enumerate(flat.nodes) for out in node.output if out}
         self.readers = Counter(n for node in flat.nodes for n in node.input if n)
-        self.readers.update(o.name for o in analysis.model.proto.graph.output)
+        self.readers.update(o.name for o in analysis.model.skeleton.graph.output)
         self.by_data: dict[str, list[Op]] = {}
         for op in analysis.collection.ops:
             for t in op.node.inputs:

@@ -80,7 +80,7 @@ class Walk:
         """List what nodes that have run hand on to others and to the outputs."""
         nodes = self._probe.flat.nodes
         read = {n for k, node in enumerate(nodes) if k not in done for n in node.input if n}
-        read |= {o.name for o in self._probe.model.proto.graph.output}
+        read |= {o.name for o in self._probe.model.skeleton.graph.output}
         return {n for n in read if self._maker.get(n) in done and self._probe.constant(n, {}) is None}
 
     def _session(self, fetch: Sequence[str], known: set[str]) -> tuple[_Piece, dict[str, str]]:

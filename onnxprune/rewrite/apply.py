@@ -33,8 +33,7 @@ def apply_plan(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | Non
     if plan.empty:
         return model
     alive = analysis.alive({g.id: g.removed for g in plan.groups})
-    smaller = _Rewriter(analysis, alive, values or {}).run(plan)
-    return Model(smaller, model.path, prefers_external_data=model.has_external_data or model.prefers_external_data)
+    return _Rewriter(analysis, alive, values or {}).run(plan)
 
 
 def check_plan(analysis: Analysis, plan: Plan) -> None:
@@ -71,7 +70,7 @@ class _Rewriter:
         self.edited = Edited(analysis.model)
         self.places = analysis.collection.view.places
 
-    def run(self, plan: Plan) -> onnx.ModelProto:
+    def run(self, plan: Plan) -> Model:
         refresh = Refresh(self.analysis, self.alive)
         found = versions(self.analysis, self.alive)
         for version in found:
@@ -86,9 +85,9 @@ class _Rewriter:
             node.input.append(self.edited.constant(self._place(index), f"{node.output[0]}.sizes", sizes))
         self._correct_sizes(refresh)
         self._write_declarations()
-        proto = self.edited.finish()
-        stamp(proto, self.source.sha256, plan.sha256, repaired=bool(self.values))
-        return proto
+        model = self.edited.finish()
+        stamp(model.skeleton, self.source.sha256, plan.sha256, repaired=bool(self.values))
+        return model
 
     def _place(self, index: int) -> Place:
         place = self.places[index]
@@ -105,10 +104,11 @@ class _Rewriter:
             return
         array = self.values.get(version.initializer)
         if array is None:
-            array = self.source.array(version.initializer)
-        for axis, keep in version.keeps.items():
-            array = np.compress(keep, array, axis=axis)
-        self.edited.write(version.initializer, version.result, array)
+            self.edited.cut(version.initializer, version.result, version.keeps)
+        else:
+            for axis, keep in version.keeps.items():
+                array = np.compress(keep, array, axis=axis)
+            self.edited.write(version.initializer, version.result, array)
         if version.result != version.initializer:
             for node, slot in version.uses:
                 self.node(node).input[slot] = version.result

@@ -6,7 +6,7 @@ comes out differently for two of its calls is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from onnx import numpy_helper
 
 from ..graph.flatten import Container, Place, bodies
 from ..graph.model import Model
+from ..graph.payload import Cut, Keep
+from ..graph.store import TAKEN_FROM, whole_bytes
 
 FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
 Array = np.ndarray[Any, Any]
@@ -26,16 +28,17 @@ class Edited:
     def __init__(self, model: Model) -> None:
         self.source = model
         self.proto = onnx.ModelProto()
-        self.proto.CopyFrom(model.proto)
+        self.proto.CopyFrom(model.skeleton)
+        self.store = model.store.copy()
         self._sites = bodies(self.proto)
-        self._originals = {(f.domain, f.name): _content(f) for f in model.proto.functions}
+        self._originals = {(f.domain, f.name): _content(f) for f in model.skeleton.functions}
         self._fill_references()
         self._tensors = {name: self._find(name) for name in model.flat.tensors}
         self._before: dict[Place, list[onnx.NodeProto]] = {}
         self._dropped: list[tuple[int, str]] = []
         self._removed: set[Place] = set()
         self._taken = set(model.flat.tensors) | {o for n in model.flat.nodes for o in n.output}
-        self._taken |= {v.name for v in model.proto.graph.input}
+        self._taken |= {v.name for v in model.skeleton.graph.input}
 
     # --- reading ---
 
@@ -72,8 +75,26 @@ class Edited:
 
     def write(self, name: str, result: str, array: Array) -> None:
         """Write the tensor `result`, cut from `name`: in place under its own name, as a new initializer otherwise."""
+        self._put(name, result, numpy_helper.from_array(np.asarray(array, order="C"), result))
+
+    def cut(self, name: str, result: str, keeps: Mapping[int, Keep]) -> None:
+        """Write the tensor `result`: what stays of `name`, by axis. Large ones are cut when they are read or saved."""
+        old = self._tensors[name]
+        source, width = self.source.payload(old), whole_bytes(old.data_type)
+        if source is not None and width is not None:
+            data = Cut(source, width, tuple(old.dims), dict(keeps))
+            if len(data) >= TAKEN_FROM:
+                new = onnx.TensorProto(name=result, data_type=old.data_type, dims=data.shape)
+                self.store.hold(new, data)
+                self._put(name, result, new)
+                return
+        array = self.source.array(name)
+        for axis, keep in keeps.items():
+            array = np.compress(keep, array, axis=axis)
+        self.write(name, result, array)
+
+    def _put(self, name: str, result: str, new: onnx.TensorProto) -> None:
         old = self._tensors.get(name)
-        new = numpy_helper.from_array(np.asarray(array, order="C"), result)
         if old is not None:
             if old.HasField("doc_string"):
                 new.doc_string = old.doc_string
@@ -225,8 +246,8 @@ class Edited:
 
     # --- finishing ---
 
-    def finish(self) -> onnx.ModelProto:
-        """Insert nodes, write functions back, and give the proto."""
+    def finish(self) -> Model:
+        """Insert nodes, write functions back, and give the model."""
         self._restore_references()
         self._insert_nodes()
         self._drop()
@@ -237,7 +258,8 @@ class Edited:
             for t in graph.initializer:
                 if t.name not in declared:
                     graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-        return self.proto
+        outside = self.source.has_external_data or self.source.prefers_external_data
+        return Model(self.proto, self.source.path, prefers_external_data=outside, store=self.store)
 
     def _insert_nodes(self) -> None:
         # From the back, so that places stay what they were.

@@ -373,8 +373,7 @@ def _write(analysis: Analysis, movement: Movement) -> Model:
         assert place is not None
         fresh = edited.constant(place, value.name, numbers.reshape(value.shape))
         edited.node(place).input[slot] = fresh
-    proto = edited.finish()
-    return Model(proto, model.path, prefers_external_data=model.has_external_data or model.prefers_external_data)
+    return edited.finish()
 
 
 def _moves(movement: Movement, value: Value) -> bool:

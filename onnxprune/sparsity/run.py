@@ -120,7 +120,7 @@ def sparsify_model(model: Model, options: Options, progress: Progress | None = N
     contents = {t: content_of(model, parts[0].source, parts, decision) for t, parts in by_tensor.items()}
     keep = {t: _stored_keep(parts, decision) for t, parts in by_tensor.items()}
     stored = store(model, contents, options.store, keep=keep)
-    stamp(stored.model.proto, source.sha256, _digest(options, settings, chosen, decision))
+    stamp(stored.model.skeleton, source.sha256, _digest(options, settings, chosen, decision))
     proof = None
     if options.verify:
         if progress is not None:

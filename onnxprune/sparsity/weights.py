@@ -168,7 +168,7 @@ class _Finder:
         for k, node in enumerate(flat.nodes):
             for name in node.input:
                 self.readers.setdefault(name, []).append(k)
-        self.sparse = {t.values.name for t in self.model.proto.graph.sparse_initializer}
+        self.sparse = {t.values.name for t in self.model.skeleton.graph.sparse_initializer}
         self.constants = self._constants()
 
     def run(self) -> Weights:
@@ -353,7 +353,7 @@ class _Finder:
         """Say what else reads a tensor, where zeros would mean something else."""
         if tensor in self.model.flat.captured:
             return "a body that stays closed reads it too"
-        if any(o.name == tensor for o in self.model.proto.graph.output):
+        if any(o.name == tensor for o in self.model.skeleton.graph.output):
             return "it is an output of the model"
         known = {u.index for u in uses} | {k for u in uses for k in u.through}
         for k in self.readers.get(tensor, ()):
@@ -390,7 +390,7 @@ class _Finder:
     def _output_makers(self) -> set[int]:
         """Collect the nodes whose product reaches an output through nothing but biases and activations."""
         makers: set[int] = set()
-        waiting = [o.name for o in self.model.proto.graph.output]
+        waiting = [o.name for o in self.model.skeleton.graph.output]
         seen: set[str] = set()
         while waiting:
             name = waiting.pop()

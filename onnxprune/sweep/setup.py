@@ -53,7 +53,7 @@ class Setup:
 def make_setup(model: Model, data: Data | None, threads: int, input_shapes: Mapping[str, Sequence[int]]) -> Setup:
     """Gather what workers need; all samples are read, once, and held in memory."""
     feeds = tuple(data) if data is not None else ()
-    if model.has_external_data and model.path is not None:
+    if (model.has_external_data or (model.is_intact and model.is_hollow)) and model.path is not None:
         content, path = b"", str(model.path.resolve())
     else:
         content, path = model.raw if model.raw is not None else serialize(model.proto), None

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, external_data_helper
 
-from ..errors import ModelError
 from ..graph.flatten import flatten, is_open
 from ..graph.model import Model
-from ..graph.sizes import tensor_nbytes
 
 Array = np.ndarray[Any, Any]
 Scope = tuple[tuple[str, str], ...]
@@ -132,22 +129,8 @@ def uses_by_name(proto: onnx.ModelProto) -> dict[str, list[Use]]:
 
 
 def to_array(model: Model, tensor: TensorProto) -> Array:
-    """Read a tensor of `model`, from its data file when it lies there; raises `ModelError` when it cannot be read."""
-    if external_data_helper.uses_external_data(tensor):
-        entries = {e.key: e.value for e in tensor.external_data}
-        base = model.path.parent if model.path is not None else Path()
-        inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        try:
-            with open(base / entries["location"], "rb") as stream:
-                stream.seek(int(entries.get("offset", 0)))
-                inline.raw_data = stream.read(tensor_nbytes(tensor))
-        except (OSError, KeyError, ValueError) as error:
-            raise ModelError(f"{model.label}: the data of tensor {tensor.name!r} cannot be read ({error})") from error
-        tensor = inline
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{model.label}: the data of tensor {tensor.name!r} is broken ({error})") from error
+    """Read a tensor of `model`, from where its data lies; raises `ModelError` when it cannot be read."""
+    return model.read(tensor)
 
 
 def same_bits(a: Array, b: Array) -> bool:

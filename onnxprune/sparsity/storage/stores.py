@@ -118,13 +118,13 @@ class _Storing:
         self.model = model
         self.how = how
         self.keep = keep
-        self.opset = opset_of(model.proto)
+        self.opset = opset_of(model.skeleton)
         self.edited = Edited(model)
         self.packer = packed.Packer(self.edited, self.opset)
         self.sparse_bytes = 0
-        graph = model.proto.graph
+        graph = model.skeleton.graph
         self.inputs = {v.name for v in graph.input}
-        self.is_old = model.proto.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS
+        self.is_old = model.skeleton.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS
 
     def run(self, contents: Mapping[str, Array]) -> Stored:
         before = {name: self._dense_bytes(name) for name in contents}
@@ -144,12 +144,7 @@ class _Storing:
                 for t in opening.tensors:
                     self.edited.add(t)
         rows = tuple(self._write(name, array, forms[name], before[name]) for name, array in contents.items())
-        model = Model(
-            self.edited.finish(),
-            self.model.path,
-            prefers_external_data=self.model.has_external_data or self.model.prefers_external_data,
-        )
-        return Stored(model, rows, shared_bytes)
+        return Stored(self.edited.finish(), rows, shared_bytes)
 
     def _group(
         self, contents: Mapping[str, Array], forms: dict[str, Form | str], before: Mapping[str, int]

@@ -36,9 +36,7 @@ def unpack(model: Model) -> Model:
         else:
             edited.hold(place, f.array, f.carrier)
     _clear(model, edited, removed, found)
-    return Model(
-        edited.finish(), model.path, prefers_external_data=model.has_external_data or model.prefers_external_data
-    )
+    return edited.finish()
 
 
 def stored_weights(model: Model) -> tuple[str, ...]:
@@ -215,7 +213,7 @@ def _sparse(k: int, value: onnx.SparseTensorProto) -> _Found:
 def _clear(model: Model, edited: Edited, removed: set[int], found: list[_Found]) -> None:
     """Take out the nodes and tensors of decoders that nothing else reads."""
     flat = model.flat
-    kept_names = {o.name for o in model.proto.graph.output} | flat.captured
+    kept_names = {o.name for o in model.skeleton.graph.output} | flat.captured
     waiting = set[int]().union(*(f.nodes for f in found)) - removed
     tensors = set[str]().union(*(f.tensors for f in found))
     while True:
