@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune.criteria.units import unit_rows
+from onnxprune.criteria import units
 from onnxprune.errors import ModelError
 from onnxprune.graph import model as models
 from onnxprune.graph import store
@@ -160,21 +160,17 @@ def test_a_file_cannot_pass_for_a_reference_of_this_process(tmp_path: Path) -> N
         onnxprune.load(tmp_path / "forged.onnx")
 
 
-@pytest.mark.parametrize(
-    "unit", [np.arange(9), np.array([2, 0, 1, 2, 0, -1, 1, 2, 3]), np.array([0, 0, 1, 1, 2, 2, 3, 3, -1])]
-)
-@pytest.mark.parametrize("at_once", [1, 2, 4])
-def test_rows_are_the_same_a_few_at_a_time(unit: np.ndarray, at_once: int) -> None:
-    slices = np.random.default_rng(0).random((9, 5, 3)).astype(np.float32)
-    size = int(unit.max()) + 1
-    whole = next(unit_rows(slices, unit, size))
-    parts = list(unit_rows(slices, unit, size, at_once))
-    assert len(parts) > 1
-    assert np.array_equal(np.concatenate(parts), whole)
-    for u in range(size):
-        found = np.concatenate([s.ravel() for s in slices[unit == u]])
-        assert np.array_equal(whole[u, : found.size], found)
-        assert not whole[u, found.size :].any()
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("power", "criterion"), [(1, "l1"), (2, "l2")])
+def test_norms_are_added_up_a_few_rows_at_a_time(
+    axis: int, power: int, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.default_rng(0).standard_normal((9, 5, 7)).astype(np.float32)
+    monkeypatch.setattr(units, "CHUNK", 80)
+    sums = units.power_sums(array, axis, power)
+    expected = onnxprune.unit_scores(array, criterion, axis)
+    assert sums.shape == expected.shape
+    np.testing.assert_allclose(sums ** (1 / power), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.slow

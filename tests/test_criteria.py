@@ -13,7 +13,7 @@ import pytest
 import onnxprune
 from onnxprune.axes.analysis import analyze_model
 from onnxprune.criteria import criteria, criterion, group_scores, unit_scores
-from onnxprune.criteria.units import unit_rows
+from onnxprune.criteria.units import gather_rows
 from onnxprune.errors import ModelError, OptionError, UnknownNameError
 from tests.test_engine import model_of, node
 from tests.test_select import chain, set_weight
@@ -143,7 +143,7 @@ def test_random_depends_on_the_seed_and_the_group_alone() -> None:
 
 def test_rows_of_a_unit_are_gathered_from_wherever_they_are() -> None:
     slices = np.arange(10.0).reshape(5, 2)
-    rows = next(unit_rows(slices, np.array([1, 0, -1, 1, 1]), 2))
+    rows = gather_rows(slices, np.array([1, 0, -1, 1, 1]), 2)
     np.testing.assert_array_equal(rows, [[2, 3, 0, 0, 0, 0], [0, 1, 6, 7, 8, 9]])
 
 

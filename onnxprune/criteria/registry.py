@@ -22,16 +22,16 @@ class Criterion:
     """A criterion by name.
 
     `normalized` scores compare between groups as they are; others are divided by their mean over the group.
-    `scales_only` asks for the scale vectors of normalizations instead of weights. A `rowwise` score looks at its row
-    alone, so that large weights are scored a few rows at a time. `needs` names the statistics of data that it looks at,
-    see `criteria.data`; it is empty for a criterion of weights alone.
+    `scales_only` asks for the scale vectors of normalizations instead of weights. `power` p says that the score is the
+    p-norm of the row; it is added up over the weight then, which need not be held. `needs` names the statistics of data
+    that it looks at, see `criteria.data`; it is empty for a criterion of weights alone.
     """
 
     name: str
     score: ScoreRows
     normalized: bool = False
     scales_only: bool = False
-    rowwise: bool = False
+    power: int | None = None
     needs: tuple[str, ...] = ()
 
 
@@ -39,24 +39,24 @@ criteria: Registry[Criterion] = Registry("criterion")
 
 
 def criterion(
-    name: str, *, normalized: bool = False, scales_only: bool = False, rowwise: bool = False, replace: bool = False
+    name: str, *, normalized: bool = False, scales_only: bool = False, power: int | None = None, replace: bool = False
 ) -> Callable[[ScoreRows], ScoreRows]:
     """Register a function as the criterion `name`; see `Criterion` for the flags."""
 
     def file(score: ScoreRows) -> ScoreRows:
-        criteria.register(name, replace=replace)(Criterion(name, score, normalized, scales_only, rowwise))
+        criteria.register(name, replace=replace)(Criterion(name, score, normalized, scales_only, power))
         return score
 
     return file
 
 
-@criterion("l1", rowwise=True)
+@criterion("l1", power=1)
 def l1(rows: Rows) -> Rows:
     """Sum of absolute values."""
     return np.asarray(np.abs(rows).sum(axis=1))
 
 
-@criterion("l2", rowwise=True)
+@criterion("l2", power=2)
 def l2(rows: Rows) -> Rows:
     """Euclidean norm."""
     return np.asarray(np.sqrt(np.square(rows).sum(axis=1)))
@@ -89,7 +89,7 @@ def _distances(rows: Rows, length: ScoreRows) -> Rows:
     return total
 
 
-@criterion("bn_scale", scales_only=True, rowwise=True)
+@criterion("bn_scale", scales_only=True, power=1)
 def bn_scale(rows: Rows) -> Rows:
     """Absolute scale of the normalization behind the layer.
 

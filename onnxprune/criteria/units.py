@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from ..errors import ModelError, OptionError
 from .registry import Criterion, Rows, criteria
 from .values import weight_values
 
-# Numbers that are scored at once: they stay in a processor's cache.
-CHUNK = 1 << 18
+# Numbers that are added up at once: they stay in a processor's cache.
+CHUNK = 1 << 17
 
 
 def unit_scores(weight: Any, criterion: str = "l2", axis: int = 0) -> Any:
@@ -99,46 +98,61 @@ def _is_float(analysis: Analysis, member: Member) -> bool:
 
 
 def _member_scores(analysis: Analysis, chosen: Criterion, member: Member, size: int) -> Rows:
-    """Score the units of a group by one weight; where rows do not count on each other, a few at a time."""
+    """Score the units of a group by one weight."""
+    if chosen.power is None:
+        return chosen.score(_rows(analysis, member, size))
     name = member.initializer
-    plain = name not in analysis.collection.codes
-    array = analysis.model.array(name) if plain else weight_values(analysis, name)
-    slices = np.moveaxis(array, member.axis, 0)
-    at_once = max(1, CHUNK // max(1, slices[:1].size)) if chosen.rowwise else None
-    parts = [chosen.score(_finite(rows, name)) for rows in unit_rows(slices, member.unit, size, at_once)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    held = name in analysis.collection.codes
+    array = weight_values(analysis, name) if held else analysis.model.array(name)
+    sums = power_sums(array, member.axis, chosen.power)
+    if not np.isfinite(sums).all():
+        raise not_finite(name)
+    inside = member.unit >= 0
+    total = np.bincount(member.unit[inside], weights=sums[inside], minlength=size)
+    return np.asarray(total ** (1 / chosen.power), dtype=np.float64)
 
 
-def _finite(rows: Rows, name: str) -> Rows:
-    if not np.isfinite(rows).all():
-        raise ModelError(
-            f"initializer {name!r} holds values that are not finite; its units cannot be ranked. "
-            f"Leave it out with --exclude {name!r}"
-        )
-    return rows
+def power_sums(array: np.ndarray[Any, Any], axis: int, power: int) -> Rows:
+    """Add up |x|^power for every index along `axis`, in float64, over a few rows at a time; `power` is 1 or 2."""
+    size, width = len(array), max(1, array[:1].size)
+    step = max(1, CHUNK // width)
+    total = np.zeros(array.shape[:1] if axis == 0 else array.shape[1:])
+    for start in range(0, size, step):
+        part = array[start : start + step].astype(np.float64)
+        np.abs(part, out=part) if power == 1 else np.square(part, out=part)
+        if axis == 0:
+            total[start : start + step] = part.reshape(len(part), -1).sum(axis=1)
+        else:
+            total += part.sum(axis=0)
+    others = tuple(k for k in range(total.ndim) if k != max(0, axis - 1))
+    return np.asarray(total.sum(axis=others))
 
 
-def unit_rows(slices: np.ndarray[Any, Any], unit: Labels, size: int, at_once: int | None = None) -> Iterator[Rows]:
-    """Put the slices (indices, ...) of each unit side by side as float64, about `at_once` slices at a time, or all.
+def not_finite(name: str) -> ModelError:
+    """Build the error for a weight that cannot be ranked."""
+    return ModelError(
+        f"initializer {name!r} holds values that are not finite; its units cannot be ranked. "
+        f"Leave it out with --exclude {name!r}"
+    )
 
-    Every part is (units, most indices of a unit * elements); units of fewer indices are filled up with zeros.
-    """
+
+def _rows(analysis: Analysis, member: Member, size: int) -> Rows:
+    """Gather a member's weights as one row per unit; units of fewer elements are filled up with zeros."""
+    array = weight_values(analysis, member.initializer)
+    slices = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
+    if not np.isfinite(slices).all():
+        raise not_finite(member.initializer)
+    return gather_rows(slices, member.unit, size)
+
+
+def gather_rows(slices: Rows, unit: Labels, size: int) -> Rows:
+    """Put the slices (indices, elements) of each unit side by side: (size, most indices of a unit * elements)."""
     index = np.flatnonzero(unit >= 0)
     order = index[np.argsort(unit[index], kind="stable")]
-    counts = np.bincount(unit[order], minlength=size)
-    ends = np.concatenate([[0], np.cumsum(counts)])
+    owner = unit[order]
+    counts = np.bincount(owner, minlength=size)
     most = int(counts.max(initial=1))
-    step = size if at_once is None else max(1, at_once // most)
-    for start in range(0, size, step):
-        stop = min(size, start + step)
-        held, n = order[ends[start] : ends[stop]], counts[start:stop]
-        run = len(held) > 0 and held[-1] - held[0] == len(held) - 1 and bool((np.diff(held) == 1).all())
-        found = slices[held[0] : held[-1] + 1] if run else slices[held]
-        values = np.asarray(found.reshape(len(held), -1), dtype=np.float64)
-        if (n == most).all():
-            yield values.reshape(stop - start, -1)
-            continue
-        rows = np.zeros((stop - start, most, values.shape[1]))
-        owner = np.repeat(np.arange(stop - start), n)
-        rows[owner, np.arange(len(held)) - np.repeat(ends[start:stop] - ends[start], n)] = values
-        yield rows.reshape(stop - start, -1)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.zeros((size, most, slices.shape[1]))
+    rows[owner, place] = slices[order]
+    return rows.reshape(size, -1)
