@@ -5,8 +5,10 @@ Everything here is read-only and depends on the graph alone, never on the weight
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -425,10 +427,23 @@ def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None
     from .. import rules  # noqa: F401  registers the built-in rules
 
     first: RuleDefect | None = None
-    for lengths in ((None, *LENGTHS), *((n,) for n in SHORT_LENGTHS)):
-        try:
-            return Analysis(model, input_shapes, lengths)
-        except RuleDefect as defect:  # noqa: PERF203  at most three times
-            first = first or defect
+    with _garbage_uncollected():
+        for lengths in ((None, *LENGTHS), *((n,) for n in SHORT_LENGTHS)):
+            try:
+                return Analysis(model, input_shapes, lengths)
+            except RuleDefect as defect:  # noqa: PERF203  at most three times
+                first = first or defect
     assert first is not None
     raise first
+
+
+@contextlib.contextmanager
+def _garbage_uncollected() -> Iterator[None]:
+    """Keep Python from looking for garbage, of which there is none: it looks again as often as the graph has grown."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
