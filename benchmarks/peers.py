@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,6 @@ NAMES = (
     "timm_beit_base_patch16_224",
 )  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-FEEDS = 7
 
 COPY = """
 import sys, onnx
@@ -57,6 +55,11 @@ pruner = tp.pruner.MetaPruner(
     ignored_layers=[model.get_classifier()],
 )
 pruner.step()
+for m in model.modules():
+    if getattr(m, "qkv", None) in heads:
+        m.num_heads = pruner.num_heads[m.qkv]
+        m.head_dim = m.qkv.out_features // (3 * m.num_heads)
+        m.attn_dim = m.num_heads * m.head_dim
 torch.save(model, sys.argv[2])
 model(x)
 """
@@ -74,6 +77,31 @@ model = onnxprune.load(sys.argv[1])
 start = time.process_time()
 onnxprune.analyze(model)
 print("analysis", time.process_time() - start)
+"""
+
+
+LATENCY = """
+import statistics, sys, time
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads, options.log_severity_level = 1, 4
+sessions = {}
+for given in sys.argv[1:]:
+    name, path = given.split("=", 1)
+    try:
+        sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        print(name, str(error)[:100], file=sys.stderr)
+times = {name: [] for name in sessions}
+for _ in range(7):
+    for name, session in sessions.items():
+        sizes = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in session.get_inputs()}
+        feed = {i: np.zeros(shape, np.float32) for i, shape in sizes.items()}
+        start = time.perf_counter()
+        session.run(None, feed)
+        times[name].append(time.perf_counter() - start)
+for name, rows in times.items():
+    print(name, 1000 * statistics.median(rows))
 """
 
 
@@ -117,30 +145,11 @@ def best(runs: list[Run]) -> Run:
 
 def latency(paths: dict[str, Path]) -> dict[str, float]:
     """Give the median milliseconds of every model that loads, one after the other in every round."""
-    import numpy as np
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    sessions = {}
-    for name, path in paths.items():
-        if path.exists():
-            try:
-                sessions[name] = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # noqa: BLE001  what a peer wrote may not load
-                print(f"    {name}: onnxruntime does not load it: {str(error)[:100]}")
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(FEEDS):
-        for name, session in sessions.items():
-            feed = {
-                i.name: np.zeros([d if isinstance(d, int) else 1 for d in i.shape], np.float32)
-                for i in session.get_inputs()
-            }
-            start = time.perf_counter()
-            session.run(None, feed)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(rows) for name, rows in times.items()}
+    # In a process of its own: what this one holds would count as the memory of those it starts.
+    command = [sys.executable, "-c", LATENCY, *(f"{name}={path}" for name, path in paths.items())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **ONE_THREAD})
+    rows = (line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    return {name: float(milliseconds) for name, milliseconds in rows}
 
 
 def commands(model: Path, folder: Path, peers: str) -> dict[str, list[str]]:
@@ -171,7 +180,7 @@ def measure(model: Path, peers: str, repeats: int) -> None:
         if rows["Torch-Pruning"].failure is None:
             run([peers, "-c", EXPORT, str(folder / "pruned.pt"), str(folder / "torch.onnx")])
             paths["Torch-Pruning"] = folder / "torch.onnx"
-        times = latency(paths)
+        times = latency({who: path for who, path in paths.items() if path.exists()})
     print(f"\n{model.stem}  {model.stat().st_size / 1e6:.0f} MB, original {times['original']:.1f} ms")
     print(f"    {'':14}{'cpu s':>8}{'wall s':>8}{'MB':>8}{'ratio':>8}{'analysis':>10}{'latency':>9}")
     for who, row in rows.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,3 +109,27 @@ def test_shuffling_keeps_every_node_and_its_inputs_first(benchmark):
         assert len(nodes) == len(graph.node)
         orders.add(tuple(node.output[0] for node in nodes))
     assert len(orders) > 1
+
+
+@pytest.mark.slow
+def test_cost_against_size_is_measured(tmp_path):
+    command = [sys.executable, str(SCRIPT.with_name("sizes.py")), "--folder", str(tmp_path)]
+    paths = os.pathsep.join([str(SCRIPT.parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    done = subprocess.run(
+        [*command, "--nodes", "100", "--bytes", "1e7"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr
+    heads = [line.split() for line in done.stdout.splitlines()]
+    assert ["nodes", "groups", "cpu", "s", "per", "1,000"] in heads
+    (nodes, *_), (size, largest, peak, anonymous, *_) = (
+        [float(value) for value in row] for row in heads if row and row[0].replace(".", "").isdecimal()
+    )
+    assert nodes == 129
+    assert size == pytest.approx(0.01, abs=0.01)
+    assert 0 < anonymous < peak
+    assert 0 < largest < size
+    assert not list(tmp_path.iterdir())

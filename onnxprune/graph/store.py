@@ -78,7 +78,7 @@ def open_hollow(path: Path, store: Store) -> onnx.ModelProto:
                 return None
         except ModelError:
             return None
-        store.hold(tensor, Span(path, offset, length))
+        store.hold(tensor, Span(path.absolute(), offset, length))
         return tensor
 
     with open(path, "rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
