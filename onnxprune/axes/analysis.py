@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import RuleDefect, unknown_name
 from ..graph.model import Model
 from ..graph.shapes import LENGTHS
+from .blame import blame
 from .blocks import find_contexts
 from .collect import Collection
 from .costs import Cost, Costs
@@ -422,7 +423,7 @@ def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None
     """Analyze a model: see `Analysis`.
 
     Where the usual sizes of dynamic axes contradict each other, such as a length beyond a table of positions, small
-    ones are tried.
+    ones are tried. Raises `ModelError` when the model contradicts itself, `RuleDefect` when a rule does.
     """
     from .. import rules  # noqa: F401  registers the built-in rules
 
@@ -434,6 +435,7 @@ def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None
             except RuleDefect as defect:  # noqa: PERF203  at most three times
                 first = first or defect
     assert first is not None
+    blame(model, input_shapes, first)
     raise first
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ModelError
 from .blocks import Contexts
 from .factors import Factorization
 from .labels import Labels, connected_components
@@ -130,6 +131,10 @@ class Labeling:
         return total
 
 
+# Real models have up to some hundred thousand.
+MAX_LABELS = 1 << 25
+
+
 def label(factors: Factorization, relations: list[Relation], contexts: Contexts) -> Labeling:
     """Join labels through all selections, and mark those that are frozen.
 
@@ -138,6 +143,8 @@ def label(factors: Factorization, relations: list[Relation], contexts: Contexts)
     edges = _edges(factors, relations)
     while True:
         labeling = Labeling(factors, contexts)
+        if labeling.offset[-1] > MAX_LABELS:
+            raise ModelError(f"its axes have {labeling.offset[-1]} indices in all; up to {MAX_LABELS} are followed")
         _cover(labeling, edges)
         a: list[Labels] = []
         b: list[Labels] = []

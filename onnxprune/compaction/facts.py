@@ -192,6 +192,8 @@ class Facts:
     def _pass(self, op: Op) -> None:
         if not any(y is not None for y in op.outputs):
             return
+        if any(t.name and v is None for t, v in zip(op.node.inputs, op.inputs, strict=True)):
+            return
         step = Step(self, op, self.proto(op))
         for y, known in zip(op.outputs, step.known(), strict=False):
             if y is not None and known is not None:

@@ -10,7 +10,7 @@ from onnx import helper
 
 from ..data import Feed
 from ..graph.model import Model
-from ..verification import open_session
+from ..verification import open_session, run
 from .facts import Facts
 from .known import Array, Known
 from .readers import readers
@@ -32,7 +32,7 @@ def observe(facts: Facts, feeds: Iterable[Feed]) -> None:
     high: dict[str, Array] = {}
     session = open_session(_with_outputs(facts, names))
     for feed in feeds:
-        for name, value in zip(names, session.run(names, dict(feed)), strict=True):
+        for name, value in zip(names, run(session, feed, facts.analysis.model.label, names), strict=True):
             others = tuple(k for k in range(value.ndim) if k != axes[name])
             smallest, largest = value.min(axis=others), value.max(axis=others)
             low[name] = np.minimum(low.get(name, smallest), smallest)

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from ..axes.analysis import Analysis
+from ..axes.blame import blaming
 from ..axes.cuts import make_plan
 from ..data import load_data
 from ..errors import OptionError
@@ -53,7 +54,8 @@ def compact(  # noqa: PLR0913  one argument per option of the command line
     if assume_data and data is None:
         raise OptionError("assume_data needs data: samples that stand for every input the model will see")
     left_out = eligible(analysis, kinds=kinds, allow_inexact=True, include=include, exclude=exclude)
-    facts = Facts(analysis)
+    with blaming(analysis.model, input_shapes):
+        facts = Facts(analysis)
     decision, seen = decide(facts, left_out), None
     if data is not None:
         samples = load_data(data, analysis.model, seed=seed, input_shapes=input_shapes)

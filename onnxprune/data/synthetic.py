@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..errors import DataError
 from ..graph.model import Model
 from .feeds import Feed
 from .inputs import Array, InputSpec, input_specs
 from .sizes import BATCH, input_sizes
 
 INTEGER_LIMIT = 16
+MAX_ELEMENTS = 1 << 26
 SEQUENCE_LENGTH = 2
 _PASSES_VALUES = frozenset(
     ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice", "Clip", "Tile")
@@ -41,10 +44,18 @@ def random_feeds(
     """Draw `n` feeds; the same arguments give the same feeds.
 
     Floats are standard normal. Integers stay below the smallest table they look up, or below 16; masks are ones;
-    lengths are those of the sequence axis. Dynamic axes: see `sizes.input_sizes`.
+    lengths are those of the sequence axis. Dynamic axes: see `sizes.input_sizes`. Inputs that are very large get fewer
+    feeds; raises `DataError` where a single one is too much.
     """
     specs = input_specs(model)
     shapes = input_sizes(specs, input_shapes, batch=batch, length=length)
+    n_elements = sum(math.prod(shape) for shape in shapes.values())
+    if n_elements > MAX_ELEMENTS:
+        sizes = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
+        raise DataError(
+            f"{model.label}: random samples would hold {n_elements} values ({sizes}); give --data, or --input-shape"
+        )
+    n = max(1, min(n, 2 * MAX_ELEMENTS // max(1, n_elements)))
     limits = _limits(model, specs)
     rng = np.random.default_rng(seed)
     return [{spec.name: _draw(spec, shapes, limits, rng) for spec in specs} for _ in range(n)]

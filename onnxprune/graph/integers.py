@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 MAX_ELEMENTS = 256
+_LARGEST = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +30,38 @@ class Expr:
     args: tuple[Expr, ...] = ()
     dim: tuple[str, int] | None = None
 
+    def parts(self) -> list[Expr]:
+        """List the expressions it is made of, each once and after its own parts; arithmetic may share them freely."""
+        found: dict[int, Expr] = {}
+        waiting = [(self, False)]
+        while waiting:
+            e, visited = waiting.pop()
+            if visited:
+                found.setdefault(id(e), e)
+            elif id(e) not in found:
+                waiting.append((e, True))
+                waiting += [(a, False) for a in e.args if id(a) not in found]
+        return list(found.values())
+
     def dims(self) -> set[tuple[str, int]]:
         """Collect the (value, axis) pairs it depends on."""
-        found: set[tuple[str, int]] = set()
-        stack = [self]
-        while stack:
-            e = stack.pop()
-            if e.dim is not None:
-                found.add(e.dim)
-            stack.extend(e.args)
-        return found
+        return {e.dim for e in self.parts() if e.dim is not None}
 
     def evaluate(self, size: Callable[[str, int], int]) -> int | float:
         """Compute it with other sizes: `size(value, axis)`."""
-        if self.dim is not None:
-            return size(*self.dim)
-        if not self.args:
-            return self.value
-        return _number(_COMPUTE[self.op](*(np.asarray(a.evaluate(size)) for a in self.args)))
+        values: dict[int, int | float] = {}
+        for e in self.parts():
+            if e.dim is not None:
+                values[id(e)] = size(*e.dim)
+            elif not e.args:
+                values[id(e)] = e.value
+            else:
+                values[id(e)] = _number(_COMPUTE[e.op](*(np.asarray(values[id(a)]) for a in e.args)))
+        return values[id(self)]
 
     def is_product(self) -> bool:
         """Say whether it is a product of sizes and literals: scaling it keeps it right at every dynamic size."""
-        return not self.args or (self.op in ("Mul", "ReduceProd") and all(a.is_product() for a in self.args))
+        return all(not e.args or e.op in ("Mul", "ReduceProd") for e in self.parts())
 
 
 def literal(value: float) -> Expr:
@@ -88,6 +99,8 @@ def _number(v: Any) -> int | float:
 def _plain(v: float) -> int | float:
     if isinstance(v, float) and not (v.is_integer() and abs(v) < 2**62):
         return v
+    if not -_LARGEST <= v < _LARGEST:
+        raise OverflowError("no size is that large")
     return int(v)
 
 
@@ -197,7 +210,7 @@ def _follow(op: str, attributes: Mapping[str, Any], inputs: Tensors) -> IntTenso
     if op == "Range":
         if any(i is None or i.depends for i in inputs):
             return None
-        return from_array(np.arange(*(i.items[0].value for i in inputs if i is not None)))
+        return _ranged(*(i.items[0].value for i in inputs if i is not None))
     if op in _REDUCTIONS:
         if _axes(attributes, inputs) not in (None, (), (0,), (-1,)) or len(x.shape) > 1:
             return None
@@ -214,10 +227,16 @@ def _filled(attributes: Mapping[str, Any], sizes: IntTensor) -> IntTensor | None
     return IntTensor(sizes.values, (literal(fill),) * n)
 
 
-def _elementwise(op: str, known: list[IntTensor]) -> IntTensor | None:
-    grids = np.broadcast_arrays(*(np.arange(len(i.items)).reshape(i.shape) for i in known))
-    if grids[0].size > MAX_ELEMENTS:
+def _ranged(start: float, limit: float, delta: float) -> IntTensor | None:
+    if not delta or (limit - start) / delta > MAX_ELEMENTS:
         return None
+    return from_array(np.arange(start, limit, delta))
+
+
+def _elementwise(op: str, known: list[IntTensor]) -> IntTensor | None:
+    if math.prod(np.broadcast_shapes(*(i.shape for i in known))) > MAX_ELEMENTS:
+        return None
+    grids = np.broadcast_arrays(*(np.arange(len(i.items)).reshape(i.shape) for i in known))
     rows = zip(*(g.ravel() for g in grids), strict=True)
     items = tuple(combine(op, *(t.items[k] for t, k in zip(known, row, strict=True))) for row in rows)
     return IntTensor(grids[0].shape, items)
@@ -243,6 +262,12 @@ def _sliced(index: Positions, attributes: Mapping[str, Any], inputs: Tensors) ->
     return index[tuple(cut)]
 
 
+def _expanded(index: Positions, sizes: Sequence[int]) -> Positions:
+    if math.prod(sizes) > MAX_ELEMENTS:
+        raise ValueError("more elements than carry sizes")
+    return index * np.ones(sizes, dtype=np.int64)
+
+
 def _gathered(index: Positions, attributes: Mapping[str, Any], inputs: Tensors) -> Positions:
     where = _known(inputs, 1)
     return np.take(index, np.array(where.values, dtype=np.int64).reshape(where.shape), axis=attributes.get("axis", 0))
@@ -256,7 +281,7 @@ _PICKS: dict[str, Callable[[Positions, Mapping[str, Any], Tensors], Positions]] 
     "Unsqueeze": lambda index, attributes, inputs: np.expand_dims(index, _axes(attributes, inputs) or ()),
     "Reshape": lambda index, _, inputs: index.reshape(_known(inputs, 1).values),
     "Transpose": lambda index, attributes, _: np.transpose(index, attributes.get("perm")),
-    "Expand": lambda index, _, inputs: index * np.ones(_known(inputs, 1).values, dtype=np.int64),
+    "Expand": lambda index, _, inputs: _expanded(index, _known(inputs, 1).values),
     "Gather": _gathered,
     "Slice": _sliced,
 }

@@ -84,7 +84,19 @@ def concrete_shapes(
         if not gaps or not shapes.input_shapes:
             break
     assert best is not None
+    _bounded(best[1])
     return best[1]
+
+
+MAX_AXIS = 1 << 24
+MAX_ELEMENTS = 1 << 26
+
+
+def _bounded(shapes: Shapes) -> None:
+    """Refuse an axis with more indices than can be followed one by one."""
+    for name, size in shapes.sizes.items():
+        if size and max(size) > MAX_AXIS:
+            raise ModelError(f"value {name!r} has the shape {list(size)}; axes of up to {MAX_AXIS} are followed")
 
 
 def _gaps(flat: Flat, shapes: Shapes) -> int:
@@ -297,7 +309,7 @@ def _fill(
             _meet(node, sizes, known, types)
         if any(o and sizes.get(o) is None for o in node.output):
             _infer_node(bare, node, opsets, sizes, known, types)
-        if node.op_type in SHAPE_KEEPERS and sizes.get(node.output[0]) is None:
+        if node.op_type in SHAPE_KEEPERS and node.input and sizes.get(node.output[0]) is None:
             sizes[node.output[0]] = sizes.get(node.input[0])
         if node.domain in ("", "ai.onnx") and len(node.output) == 1:
             attributes = {a.name: _attribute(a) for a in node.attribute if a.type != onnx.AttributeProto.GRAPH}
