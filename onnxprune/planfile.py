@@ -146,7 +146,7 @@ class Plan:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"{path}: cannot read the plan ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{path}: not JSON ({error})") from error
         return Plan.from_json(document, str(path))
 

@@ -683,7 +683,8 @@ def test_a_loop_inside_a_function() -> None:
 
 
 def test_a_loop_whose_declared_rounds_are_not_those_of_the_analysis() -> None:
-    """Rows of one axis are stacked, and a later declaration says how many: a contradiction that freezes, no crash."""
+    """Rows of one axis are stacked, and a later declaration says how many: of an output it binds nobody, of a value
+    between nodes it is a contradiction that freezes, no crash."""
     inside = body(
         "inside",
         [node("MatMul", "state a", "next"), node("MatMul", "next c", "row"), node("Less", "round last_round", "go_on")],
@@ -705,8 +706,10 @@ def test_a_loop_whose_declared_rounds_are_not_those_of_the_analysis() -> None:
     def declared(rounds: int | str) -> onnx.ModelProto:
         return model_of(body("g", nodes, [info("last", 8), info("y", rounds, 5)], tensors, [info("x", 8)]))
 
-    assert sizes(declared("rounds")) == [18]
-    analysis = onnxprune.analyze(declared(5))
+    assert sizes(declared("rounds")) == sizes(declared(5)) == [18]
+    between = declared("rounds")
+    between.graph.value_info.append(info("r", 5, 18))
+    analysis = onnxprune.analyze(between)
     assert not analysis.groups
     assert any("how often a loop runs shows at run time only" in row.reason for row in analysis.locked)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
-BASE = ("errors", "registry", "planfile", "trade", "_version")
+BASE = ("errors", "registry", "planfile", "trade", "watch", "_version")
 LAYERS = (
     BASE,
     ("masks",),
@@ -94,7 +94,7 @@ def test_verification_shares_nothing_with_rewrite() -> None:
 def test_the_command_line_uses_the_public_interface() -> None:
     import onnxprune
 
-    public = {*onnxprune.__all__, "errors", "planfile", "api", "olive", "cli", "_version"}
+    public = {*onnxprune.__all__, "errors", "planfile", "api", "olive", "cli", "watch", "_version"}
     for path in (PACKAGE / "cli").rglob("*.py"):
         used = imports(path, types=False)
         assert used <= public, f"{path.name} imports {sorted(used - public)}"

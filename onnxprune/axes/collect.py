@@ -216,7 +216,7 @@ class Collection:
                     raise
                 del self.relations[mark[0] :], self.bindings[mark[1] :]
                 self._freeze_node(op, "sizes contradict each other: how often a loop runs shows at run time only")
-            except (IndexError, ValueError, KeyError, TypeError) as error:
+            except (ArithmeticError, IndexError, ValueError, KeyError, TypeError) as error:
                 raise RuleDefect(f"the rule for {name!r} fails on node {node.name!r}: {error!r}") from error
             else:
                 self._freeze_unmentioned(op)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, RuleDefect
 from .blocks import Contexts
 from .factors import Factorization
 from .labels import Labels, connected_components
@@ -197,6 +197,8 @@ def _edges(factors: Factorization, relations: list[Relation]) -> list[tuple[int,
     for r in relations:
         if isinstance(r, Select):
             s, t = factors.class_of[r.source], factors.class_of[r.target]
+            if not (factors.leaves.get(s) and factors.leaves.get(t)):
+                raise RuleDefect("a selection joins axes that other relations give one index")
             key = (s, t, r.index.tobytes())
             if key not in seen:
                 seen.add(key)

@@ -6,6 +6,7 @@ is the same one. Anything else freezes both axes.
 
 from __future__ import annotations
 
+from ..errors import RuleDefect
 from ..graph.integers import Expr
 from .collect import Collection
 from .factors import Factorization
@@ -22,6 +23,8 @@ def check_sizes(collection: Collection, factors: Factorization) -> list[Freeze]:
         if known is None:
             freezes.append(Freeze(b.axis, "its size is computed from data", b.node))
             continue
+        if (b.item or 0) >= len(known.items):
+            raise RuleDefect(f"{len(known.items)} sizes are given where {(b.item or 0) + 1} axes are")
         e = known.items[b.item or 0]
         if e.op == "lit" or not _runtime(collection, e):
             continue

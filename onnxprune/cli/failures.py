@@ -11,7 +11,7 @@ import difflib
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -19,6 +19,7 @@ from click.exceptions import Exit
 
 from ..errors import OnnxPruneError
 from .result import reserved_stdout
+from .supervised import supervised
 
 INTERNAL = 3
 INTERRUPTED = 130
@@ -70,9 +71,20 @@ class Program(click.Group):
         """Run and exit: the only place that prints errors."""
         del prog_name  # the same name however it was started
         extra.pop("standalone_mode", None)
-        with _terminable():
-            code = self._run(args, extra)
-        sys.exit(code)
+
+        def run() -> int:
+            with _terminable():
+                return self._run(args, extra)
+
+        # With arguments it is somebody's program that calls, and not to be forked.
+        sys.exit(run() if args is not None else self._supervised(run))
+
+    def _supervised(self, run: Callable[[], int]) -> int:
+        try:
+            return supervised(run)
+        except click.UsageError as error:
+            _print_usage_error(error)
+            return error.exit_code
 
     def _run(self, args: Sequence[str] | None, extra: dict[str, Any]) -> int:
         try:

@@ -64,7 +64,7 @@ def read_recipe(path: str, params: Sequence[click.Parameter]) -> dict[str, Any]:
         raise OptionError(f"{path}: cannot read the recipe ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise OptionError(f"{path}: the recipe is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"{path}: the recipe is not TOML ({error})") from error
     keys = {key: (param, positive) for param in params for key, positive in _keys(param)}
     result: dict[str, Any] = {}

@@ -125,7 +125,8 @@ def change_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for metric, spell in (("params", quantity), ("macs", quantity), ("bytes", storage)):
         row = document[metric]
-        rows.append((_LABELS[metric], spell(row["before"]), spell(row["after"]), percent(row["ratio"])))
+        after = "-" if row["after"] is None else spell(row["after"])
+        rows.append((_LABELS[metric], spell(row["before"]), after, percent(row["ratio"])))
     latency = document.get("latency_ms")
     if latency:
         rows.append(("latency", f"{latency['before']:.3g} ms", f"{latency['after']:.3g} ms", percent(latency["ratio"])))

@@ -190,10 +190,16 @@ class Facts:
         return node
 
     def _pass(self, op: Op) -> None:
-        if not any(y is not None for y in op.outputs):
+        if not any(y is not None for y in op.outputs) or not _is_understood(op):
             return
-        if any(t.name and v is None for t, v in zip(op.node.inputs, op.inputs, strict=True)):
+        if any(v is not None and 0 in v.shape for v in (*op.inputs, *op.outputs)):
             return
+        try:
+            self._derive(op)
+        except (ArithmeticError, IndexError, ValueError, KeyError, TypeError) as error:
+            raise RuleDefect(f"the transfer of {op.node.op} fails on node {op.node.name!r}: {error!r}") from error
+
+    def _derive(self, op: Op) -> None:
         step = Step(self, op, self.proto(op))
         for y, known in zip(op.outputs, step.known(), strict=False):
             if y is not None and known is not None:
@@ -216,6 +222,13 @@ class Facts:
         for y, array in zip(op.outputs, results, strict=False):
             if y is not None and array.shape == y.shape:
                 self._known[y.name] = Known.constant(array)
+
+
+def _is_understood(op: Op) -> bool:
+    """Say whether the shapes of all inputs are known, and nothing is without elements."""
+    given = zip(op.node.inputs, op.inputs, strict=True)
+    values = (v for v in (*op.inputs, *op.outputs) if v is not None)
+    return not any(t.name and v is None for t, v in given) and not any(0 in v.shape for v in values)
 
 
 def _checked(known: Known, shape: tuple[int, ...], op: Op) -> Known | None:

@@ -33,6 +33,8 @@ def observe(facts: Facts, feeds: Iterable[Feed]) -> None:
     session = open_session(_with_outputs(facts, names))
     for feed in feeds:
         for name, value in zip(names, run(session, feed, facts.analysis.model.label, names), strict=True):
+            if not value.size:
+                continue
             others = tuple(k for k in range(value.ndim) if k != axes[name])
             smallest, largest = value.min(axis=others), value.max(axis=others)
             low[name] = np.minimum(low.get(name, smallest), smallest)

@@ -95,7 +95,10 @@ def readers(facts: Facts) -> list[Reader]:
                 continue
             array = _plain_sum(facts, op) if row.weight_slot is None else _constant(facts, op, row.weight_slot)
             if array is not None and array.dtype.name in _EDITABLE:
-                found.append(_reader(facts, op, row, array))
+                reader = _reader(facts, op, row, array)
+                # A value of a shape that was declared, and not the operator's own, is not read here but in the way.
+                if sum(a.size for a in reader.outputs) in (0, reader.weight.shape[1]):
+                    found.append(reader)
         if op.node.op in GATES:
             found += _states(facts, op)
     return found

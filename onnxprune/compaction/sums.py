@@ -64,7 +64,7 @@ def blocked_roots(facts: Facts, readers: Iterable[Reader]) -> dict[int, str]:
             for root in np.setdiff1d(summed, free).tolist():
                 found.setdefault(root, f"{collection.node_label(node)} sums it with another computed value")
     for op in collection.ops:
-        if op.node.op in GATES and (op.index, op.x(2)[2].id) not in described:
+        if op.node.op in GATES and _has_states(op) and (op.index, op.x(2)[2].id) not in described:
             for root in roots_on(analysis, op.x(2)[2].id).tolist():
                 found.setdefault(root, f"{collection.node_label(op.index)} feeds it back into its gates")
         elif op.node.op in _QUANTIZED_STATES:
@@ -177,8 +177,8 @@ def _context_axis(analysis: Analysis, value: Value, cls: int) -> int | None:
 def _shifts_rows(facts: Facts, op: Op) -> bool:
     """Say whether adding one number to a whole row of the result changes nothing: a Softmax over rows comes next."""
     outputs = {t.name for t in facts.analysis.collection.view.graph.outputs}
-    value = op.y()
-    while True:
+    value = op.outputs[0]
+    while value is not None:
         following = facts.uses.get(value.name, [])
         if len(following) != 1 or value.name in outputs:
             return False
@@ -189,7 +189,8 @@ def _shifts_rows(facts: Facts, op: Op) -> bool:
             return int(nxt.attr("axis", -1 if nxt.opset >= 13 else 1)) % rank == rank - 1
         if not (kind in _SHIFTED or (kind in ("Mul", "Div") and _is_number(nxt, slot)) or _masks(facts, nxt, slot)):
             return False
-        value = nxt.y()
+        value = nxt.outputs[0]
+    return False
 
 
 def _is_number(op: Op, slot: int) -> bool:
@@ -203,3 +204,8 @@ def _masks(facts: Facts, op: Op, slot: int) -> bool:
         return False
     other = facts.known(op.x(3 - slot).name)
     return other is not None and other.complete and bool((other.value <= _MASKED_OUT).all())
+
+
+def _has_states(op: Op) -> bool:
+    """Say whether the weights of a recurrent layer's states have the axes they must have."""
+    return op.given(2) and op.x(2).ndim == 3

@@ -17,7 +17,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from ..errors import DataError
+from ..errors import DataError, ModelError
+from ..graph.sizes import field_entries
 from .arrays import Header, Part
 from .inputs import Array, InputSpec
 
@@ -119,6 +120,8 @@ def _number(path: Path) -> tuple[int, str]:
 
 def _tensor(path: Path) -> Array:
     tensor = onnx.TensorProto()
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file")
     try:
         tensor.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
@@ -126,7 +129,13 @@ def _tensor(path: Path) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL or not tensor.data_type:
         raise DataError(f"{path}: a tensor with its data inside is needed, not a sequence, an optional or a reference")
     try:
+        if tensor.data_type != onnx.TensorProto.STRING and not tensor.raw_data:
+            field, expected = field_entries(tensor)
+            if len(getattr(tensor, field)) != expected:
+                raise DataError(f"{path}: declares {list(tensor.dims)}, which its data does not fill")
         array: Any = numpy_helper.to_array(tensor)
+    except ModelError as error:
+        raise DataError(f"{path}: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not a whole tensor ({error})") from error
     return np.asarray(array)

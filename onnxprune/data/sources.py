@@ -75,6 +75,8 @@ def _random_count(text: str) -> int:
 def _path(path: Path, specs: Sequence[InputSpec], batch_size: int) -> Data:
     if path.is_file():
         return _parts(str(path), [_file_part(path, specs)], specs, batch_size)
+    if not path.is_dir():
+        raise DataError(f"{path}: is no regular file and no folder")
     sets = [path] if is_test_data_set(path) else sorted(d for d in path.glob("test_data_set_*") if is_test_data_set(d))
     if sets:
         return _test_data_sets(path, sets, specs)

@@ -17,7 +17,7 @@ from .inputs import Array, InputSpec, input_specs
 from .sizes import BATCH, input_sizes
 
 INTEGER_LIMIT = 16
-MAX_ELEMENTS = 1 << 26
+MAX_ELEMENTS = 1 << 25
 SEQUENCE_LENGTH = 2
 _PASSES_VALUES = frozenset(
     ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice", "Clip", "Tile")
@@ -130,7 +130,9 @@ def _lookups(
             table = _LOOKUPS.get((node.op_type, slot))
             if table is not None and len(node.input) > table and node.input[table] in tables:
                 axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
-                yield tables[node.input[table]][axis]
+                sizes = tables[node.input[table]]
+                if -len(sizes) <= axis < len(sizes):
+                    yield sizes[axis]
             elif node.op_type in _PASSES_VALUES and slot == 0:
                 waiting += [o for o in node.output if o not in seen]
                 seen.update(node.output)

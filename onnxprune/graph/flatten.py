@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from ..errors import ModelError
+from .structure import running_order
 
 DOMAIN = "onnxprune"
 MAX_DEPTH = 32
@@ -90,9 +91,17 @@ def is_open(node: onnx.NodeProto) -> bool:
 
 
 def flatten(proto: onnx.ModelProto) -> Flat:
-    """Lay open all bodies of a model. Raises `ModelError` when they are nested too deep."""
+    """Lay open all bodies of a model, each node after what it reads.
+
+    Raises `ModelError` when they are nested too deep.
+    """
     bodies(proto)
-    return _Flattener(proto).flat
+    flat = _Flattener(proto).flat
+    order = running_order(flat.nodes)
+    if order is not None:
+        flat.nodes = [flat.nodes[k] for k in order]
+        flat.places = [flat.places[k] for k in order]
+    return flat
 
 
 class _Flattener:

@@ -20,7 +20,8 @@ from onnx import external_data_helper, numpy_helper
 from ..errors import ModelError, OptionError
 from .flatten import Flat, flatten
 from .payload import Array, Payload, copy_range
-from .policy import refuse_unusable
+from .policy import refuse_irregular, refuse_unusable
+from .seen import open_seen, refuse_changed
 from .sizes import tensor_nbytes, tensors_of
 from .staging import staged
 from .store import Store, external_span, open_hollow
@@ -150,11 +151,14 @@ def load(source: Any) -> Model:
 
 def _read(path: Path) -> Model:
     """Read a small file whole, and of a large one what is no weight."""
+    refuse_irregular(path)
     try:
         size = path.stat().st_size
         if size >= READ_BELOW and path.is_file():
             store = Store()
-            return Model(open_hollow(path, store), path, store=store, is_intact=True)
+            hollow = open_hollow(path, store)
+            refuse_changed(path)
+            return Model(hollow, path, store=store, is_intact=True)
         raw = path.read_bytes()
         proto = onnx.ModelProto()
         proto.ParseFromString(raw)
@@ -164,6 +168,7 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or cut short ({size} bytes)") from None
+    refuse_changed(path)
     return Model(proto, path, raw)
 
 
@@ -175,7 +180,8 @@ def serialize(proto: onnx.ModelProto) -> bytes:
 def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
     """Write `model` to `path`, whole or not at all, tensor by tensor.
 
-    One file below 2 GB unless the source kept its data outside; then one data file `NAME.data` beside it.
+    One file below 2 GB unless the source kept its data outside; then one data file `NAME.data` beside it, or
+    `NAME.1.data` while another model of that name reads the first.
     `external_data` True or False chooses. Raises `OptionError` when `path` is the source or cannot be written.
     """
     target = Path(path)
@@ -191,12 +197,13 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
             stage(target, model.raw)
             if model.raw is None:
                 assert model.path is not None
-                with open(model.path, "rb") as source, open(stage.paths[target], "wb") as sink:
+                with open_seen(model.path) as source, open(stage.paths[target], "wb") as sink:
                     copy_range(source.fileno(), 0, sink.fileno(), 0, model.path.stat().st_size)
         elif outside:
             stage(data, None)
             with open(stage.paths[data], "wb") as sink:
                 proto = write_outside(model, sink, data.name)
+            _relocate(proto, data.name, stage.settle(data, target).name)
             stage(target, serialize(proto))
         elif model.is_hollow or has_external_data:
             stage(target, None)
@@ -204,6 +211,14 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
                 write_inline(model, sink)
         else:
             stage(target, serialize(model.skeleton))
+
+
+def _relocate(proto: onnx.ModelProto, name: str, to: str) -> None:
+    """Have the tensors that lie in the data file `name` lie in another."""
+    for tensor in tensors_of(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == name != to:
+                entry.value = to
 
 
 def refuse_source(model: Model, target: Path) -> None:
@@ -217,13 +232,13 @@ def refuse_source(model: Model, target: Path) -> None:
     data = target.with_name(target.name + ".data")
     for source in dict.fromkeys(sources):
         for out in (target, data):
-            if out.resolve() == source.resolve():
+            if out.resolve() == source.resolve() or (out.exists() and source.exists() and out.samefile(source)):
                 raise OptionError(f"{out}: the output would overwrite the source; choose another path")
 
 
 def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as f:
+    with open_seen(path) as f:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

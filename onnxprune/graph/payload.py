@@ -16,6 +16,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from .seen import open_seen
+
 Array = np.ndarray[Any, Any]
 Keep = np.ndarray[Any, np.dtype[np.bool_]]
 CHUNK = 1 << 24
@@ -51,14 +53,14 @@ class Span:
         if not self.length:
             return memoryview(b"")
         start = self.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        with open(self.path, "rb") as source:
+        with open_seen(self.path) as source:
             held = mmap.mmap(source.fileno(), self.offset - start + self.length, offset=start, access=mmap.ACCESS_READ)
         return memoryview(held)[self.offset - start :]
 
     def copy_to(self, sink: IO[bytes]) -> None:
         """Have the kernel copy the bytes."""
         sink.flush()
-        with open(self.path, "rb") as source:
+        with open_seen(self.path) as source:
             copy_range(source.fileno(), self.offset, sink.fileno(), sink.tell(), self.length)
         sink.seek(self.length, os.SEEK_CUR)
 

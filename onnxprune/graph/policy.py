@@ -16,6 +16,7 @@ import onnx
 from onnx import external_data_helper
 
 from ..errors import ModelError
+from .seen import remember
 from .sizes import (
     bodies_of,
     dense_in,
@@ -39,6 +40,17 @@ MAX_SPARSE_BYTES = 16 << 30
 MAX_READINGS = 16
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _PREPACKED = "prepacked_"
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuse a path that is read without end or waits for a writer; one that is not there is left to others."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"{path}: is a {_kind(mode)}, no regular file")
+    remember(path.resolve())
 
 
 def refuse_unusable(model: Model) -> None:
@@ -103,7 +115,8 @@ def _check_tensor(model: Model, tensor: onnx.TensorProto) -> int:
         return expected
     field, expected = field_entries(tensor)
     found = len(getattr(tensor, field))
-    if found != expected:
+    # None at all is a skeleton, of which everything but the weights can be said.
+    if found not in (0, expected):
         raise ModelError(f"{where} holds {found} values; its dimensions are {list(tensor.dims)}, {n} elements")
     return found * 4
 
@@ -133,21 +146,18 @@ def external_data_contained(model: Model) -> None:
     """
     followed = [t for t in tensors_of(model.skeleton.graph) if _lies_outside(model, t)]
     everywhere = [t for t in _all_tensors(model.skeleton) if _lies_outside(model, t)]
-    sizes: dict[Path, int] = {}
-    declared = 0
-    for tensor in everywhere:
-        target, size, length = _span(model, tensor)
-        sizes[target] = size
-        declared += length
+    files: dict[str, tuple[Path, int]] = {}
+    declared = sum(_span(model, tensor, files) for tensor in everywhere)
+    held = sum(dict(files.values()).values())
     if len(everywhere) > len(followed):
         raise ModelError(
             f"{model.label}: a tensor of a function, or a sparse one, lies in a data file; "
             "save the model with its data inside"
         )
-    if declared > MAX_READINGS * sum(sizes.values()):
+    if declared > MAX_READINGS * held:
         raise ModelError(
-            f"{model.label}: its tensors declare {declared} bytes of external data, the files hold "
-            f"{sum(sizes.values())}: they name the same bytes again and again"
+            f"{model.label}: its tensors declare {declared} bytes of external data, and the files hold {held}: "
+            "they name the same bytes again and again"
         )
 
 
@@ -166,17 +176,33 @@ def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from tensors_in(attribute)
 
 
-def _span(model: Model, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
-    """Give the data file of a tensor, its size, and how many bytes are read; raises `ModelError` for what is unsafe."""
+def _span(model: Model, tensor: onnx.TensorProto, files: dict[str, tuple[Path, int]]) -> int:
+    """Say how many bytes of a data file a tensor takes; raises `ModelError` for what is unsafe.
+
+    `files` remembers the path and size of every location.
+    """
     entries, where = _entries(model, tensor)
     location = entries.get("location", "")
-    if model.path is None:
-        raise ModelError(f"tensor {tensor.name!r} lies in {location!r}, but the model was not read from a file")
+    if location not in files:
+        files[location] = _file(model.path, location, where)
+    offset, length = (_integer(entries.get(k, default), where) for k, default in (("offset", "0"), ("length", "-1")))
+    expected = tensor_nbytes(tensor)
+    if offset < 0 or length not in (-1, expected) or offset + expected > files[location][1]:
+        raise ModelError(
+            f"{where}: {expected} bytes at {offset} are not all there, or it declares another length than its shape"
+        )
+    return expected
+
+
+def _file(path: Path | None, location: str, where: str) -> tuple[Path, int]:
+    """Find a data file inside the folder of the model at `path`, and its size."""
+    if path is None:
+        raise ModelError(f"{where}: the model was not read from a file")
     if not location or "\0" in location or _leads_up(location):
         raise ModelError(f"{where}: the location must be a relative path inside the model's folder")
     try:
-        target = (model.path.parent / location).resolve()
-        homes = {model.path.parent.resolve(), model.path.resolve().parent}
+        target = (path.parent / location).resolve()
+        homes = {path.parent.resolve(), path.resolve().parent}
         if not any(target.is_relative_to(home) for home in homes):
             raise ModelError(f"{where}: leads outside the model's folder")
         status = target.stat()
@@ -184,15 +210,10 @@ def _span(model: Model, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
         raise ModelError(f"{where}: no such file") from None
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{where}: is a {_kind(status.st_mode)}, no regular file")
-    if target == model.path.resolve():
+    if target == path.resolve():
         raise ModelError(f"{where}: is the model itself")
-    offset, length = (_integer(entries.get(k, default), where) for k, default in (("offset", "0"), ("length", "-1")))
-    expected = tensor_nbytes(tensor)
-    if offset < 0 or length not in (-1, expected) or offset + expected > status.st_size:
-        raise ModelError(
-            f"{where}: {expected} bytes at {offset} are not all there, or it declares another length than its shape"
-        )
-    return target, status.st_size, expected
+    remember(target)
+    return target, status.st_size
 
 
 def _entries(model: Model, tensor: onnx.TensorProto) -> tuple[dict[str, str], str]:

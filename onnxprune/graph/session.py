@@ -1,7 +1,6 @@
 """Models in onnxruntime, on the CPU, with its refusals as typed errors.
 
-Everything that runs a model passes through `open_session` and `run`, so that a time limit or another process can be
-put behind these two.
+Everything that runs a model passes through `open_session` and `run`, and whoever watches this process is told of both.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
 from ..errors import ModelError, OptionError
+from ..watch import watched
 from .model import SINGLE_FILE_LIMIT, Model, save, serialize
 
 Array = np.ndarray[Any, Any]
@@ -48,11 +48,11 @@ def open_session(
     try:
         content = _content(model)
         if content is not None:
-            return _create(content, options)
+            return _create(content, options, model.label)
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = Path(folder, "model.onnx")
             save(model, path, external_data=True)
-            return _create(str(path), options)
+            return _create(str(path), options, model.label)
     except ModelError:
         raise
     except Exception as error:
@@ -72,8 +72,9 @@ def _content(model: Model) -> bytes | str | None:
         return None
 
 
-def _create(content: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+def _create(content: bytes | str, options: ort.SessionOptions, label: str) -> ort.InferenceSession:
+    with watched(f"onnxruntime has been loading {label}"):
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run(
@@ -84,7 +85,8 @@ def run(
     Raises `ModelError` with what onnxruntime says.
     """
     try:
-        outputs: Sequence[Any] = session.run(None if names is None else list(names), dict(feed))
+        with watched(f"onnxruntime has been running {label}"):
+            outputs: Sequence[Any] = session.run(None if names is None else list(names), dict(feed))
     except Exception as error:
         shapes = ", ".join(f"{name} {_shape(value)}" for name, value in feed.items())
         raise ModelError(f"{label}: onnxruntime does not run it on {shapes}: {one_line(error)}") from error

@@ -121,6 +121,11 @@ def _shapes_at(
         for value in [*graph.value_info, *graph.output]:
             _specialise(value, symbols)
     _weights_as_inputs(graph)
+    # What the operators give counts; what is declared of an output stands only where they do not say.
+    declared = {value.name: _shape_of(value) for value in graph.output}
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     try:
         inferred = shape_inference.infer_shapes(bare, data_prop=has_dynamic).graph
     except Exception as error:  # onnx raises several unrelated types here
@@ -137,8 +142,41 @@ def _shapes_at(
     dynamic.update((name, ALL_AXES) for name in flat.varying)
     types = _types(inferred)
     _fill(bare, sizes, known, types)
+    untold = {name: shape for name, shape in declared.items() if sizes.get(name) is None and shape is not None}
+    if untold:
+        sizes.update(untold)
+        _fill(bare, sizes, known, types)
     elements = {n: t.tensor_type.elem_type for n, t in types.items() if t.HasField("tensor_type")}
     return Shapes(sizes, dynamic, known, elements, {n: tuple(s) for n, s in chosen.items()} if has_dynamic else {})
+
+
+def disbelieve(flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> bool:
+    """Forget the shapes declared for values between nodes that are not those the operators give, and say if any was.
+
+    onnxruntime passes over them with a warning. Only the flat view forgets; the model keeps what it says.
+    """
+    undeclared = onnx.ModelProto()
+    undeclared.CopyFrom(bare)
+    del undeclared.graph.value_info[:]
+    found = concrete_shapes(flat, undeclared, input_shapes)
+    symbols = {
+        d.dim_param: n
+        for value in bare.graph.input
+        for d, n in zip(value.type.tensor_type.shape.dim, found.sizes.get(value.name) or (), strict=False)
+        if d.dim_param
+    }
+    kept = [value for value in flat.value_info if not _contradicts(value, found.sizes.get(value.name), symbols)]
+    changed = len(kept) < len(flat.value_info)
+    flat.value_info = kept
+    return changed
+
+
+def _contradicts(value: onnx.ValueInfoProto, size: tuple[int, ...] | None, symbols: Mapping[str, int]) -> bool:
+    if size is None or not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return False
+    dims = value.type.tensor_type.shape.dim
+    declared = [d.dim_value if _is_fixed(d) else symbols.get(d.dim_param) for d in dims]
+    return len(declared) != len(size) or any(d not in (None, n) for d, n in zip(declared, size, strict=True))
 
 
 def _choose_sizes(

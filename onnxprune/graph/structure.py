@@ -15,7 +15,7 @@ import onnx
 from onnx import defs, external_data_helper
 
 from ..errors import ModelError
-from .sizes import Body, bodies_of, graphs_in, is_known_type, n_elements, tensors_in
+from .sizes import Body, bodies_of, field_entries, graphs_in, is_known_type, n_elements, tensors_in
 
 MAX_NODES = 1_000_000
 MAX_DEPTH = 32
@@ -35,6 +35,7 @@ def refuse_broken(proto: onnx.ModelProto, label: str) -> None:
         for body, _ in bodies_of(proto):
             for node in body.node:
                 _gives_something(node)
+                _numbers_fit(node)
                 _body_fits(node)
         _types_known(proto.graph)
         bare = _bare(proto)
@@ -122,6 +123,10 @@ def _calls_end(proto: onnx.ModelProto) -> None:
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     if len(functions) != len(proto.functions):
         raise ModelError("two functions have the same name")
+    for f in proto.functions:
+        missing = set(f.output) - set(f.input) - {name for node in f.node for name in node.output}
+        if missing:
+            raise ModelError(f"function {f.name!r} does not give its output {min(missing)!r}")
     calls = {key: [c for c in _called(f) if c in functions] for key, f in functions.items()}
     own = {key: sum(1 for _ in _called(f)) for key, f in functions.items()}
     size: dict[Function, int] = {}
@@ -172,6 +177,24 @@ def _gives_something(node: onnx.NodeProto) -> None:
         raise ModelError(f"node {node.name!r} ({node.op_type}) gives nothing")
 
 
+_FLAGS = frozenset({"keepdims", "noop_with_empty_axes", "allowzero", "select_last_index"})
+_COUNTS = frozenset({"group", "num_groups", "num_heads", "hidden_size", "blocksize", "num_outputs"})
+_WIDE = frozenset({"value_int", "start", "end", "seed"})
+
+
+def _numbers_fit(node: onnx.NodeProto) -> None:
+    """Refuse integers that readers understand differently: beyond 32 bits, flags beside 0 and 1, counts below 1."""
+    if node.domain not in _STANDARD:
+        return
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.INT or attribute.ref_attr_name:
+            continue
+        name, i = attribute.name, attribute.i
+        strange = (name in _FLAGS and i not in (0, 1)) or (name in _COUNTS and i < 1)
+        if strange or (name not in _WIDE and not -(2**31) <= i < 2**31):
+            raise ModelError(f"{attribute.name} of node {node.name!r} ({node.op_type}) is {attribute.i}")
+
+
 def _body_fits(node: onnx.NodeProto) -> None:
     """Compare what If, Loop and Scan give their bodies with what these take."""
     if node.domain not in _STANDARD or node.op_type not in ("If", "Loop", "Scan"):
@@ -211,12 +234,26 @@ def _scans_fit(node: onnx.NodeProto) -> bool:
 
 
 def _put_in_order(body: Body) -> None:
-    """Sort the nodes of a copy so that each comes after what it reads, where they are not; refuse cycles."""
-    reads = [_reads(node) for node in body.node]
-    made_by = {name: k for k, node in enumerate(body.node) for name in node.output if name}
-    waits = [{made_by[name] for name in names if name in made_by} for names in reads]
+    """Sort the nodes of a copy so that each comes after what it reads."""
+    order = running_order(body.node)
+    if order is not None:
+        nodes = [onnx.NodeProto.FromString(body.node[k].SerializeToString()) for k in order]
+        del body.node[:]
+        body.node.extend(nodes)
+
+
+def running_order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
+    """Give an order in which each node comes after what it reads, None where they are in one already.
+
+    Raises `ModelError` for a value that two nodes give, and for a node that waits for its own result.
+    """
+    made_by = {name: k for k, node in enumerate(nodes) for name in node.output if name}
+    if len(made_by) < sum(1 for node in nodes for name in node.output if name):
+        twice = next(n for k, node in enumerate(nodes) for n in node.output if n and made_by[n] != k)
+        raise ModelError(f"the value {twice!r} is given by two nodes")
+    waits = [{made_by[name] for name in _reads(node) if name in made_by} for node in nodes]
     if all(not w or max(w) < k for k, w in enumerate(waits)):
-        return
+        return None
     readers: list[list[int]] = [[] for _ in waits]
     for k, makers in enumerate(waits):
         for maker in makers:
@@ -232,11 +269,9 @@ def _put_in_order(body: Body) -> None:
                 heapq.heappush(ready, reader)
     if len(order) != len(waits):
         done = set(order)
-        stuck = next(node for k, node in enumerate(body.node) if k not in done)
+        stuck = next(node for k, node in enumerate(nodes) if k not in done)
         raise ModelError(f"node {stuck.name or list(stuck.output)!r} waits for its own result")
-    nodes = [onnx.NodeProto.FromString(body.node[k].SerializeToString()) for k in order]
-    del body.node[:]
-    body.node.extend(nodes)
+    return order
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
@@ -263,7 +298,27 @@ def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
     bare.opset_import.extend(proto.opset_import)
     bare.functions.extend(proto.functions)
     bare.metadata_props.extend(proto.metadata_props)
-    graph, source = bare.graph, proto.graph
+    _copy_graph(bare.graph, proto.graph)
+    own = {(f.domain, f.name) for f in bare.functions}
+    for body, _ in bodies_of(bare):
+        imports = body.opset_import if isinstance(body, onnx.FunctionProto) and body.opset_import else bare.opset_import
+        versions = {o.domain: o.version for o in imports}
+        if isinstance(body, onnx.GraphProto):
+            _outputs_made(body)
+            _emptied(body.initializer)
+        for node in body.node:
+            for attribute in node.attribute:
+                _emptied(tensors_in(attribute))
+            if (node.domain, node.op_type) not in own and not _is_known(node, versions):
+                node.domain = _STRANGE
+    bare.opset_import.add(domain=_STRANGE, version=1)
+    for function in bare.functions:
+        function.opset_import.add(domain=_STRANGE, version=1)
+    return bare
+
+
+def _copy_graph(graph: onnx.GraphProto, source: onnx.GraphProto) -> None:
+    """Copy a graph, of its weights no more than names and types."""
     graph.name = source.name or "graph"
     for part in ("node", "input", "output", "value_info"):
         getattr(graph, part).extend(getattr(source, part))
@@ -280,23 +335,6 @@ def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.sparse_initializer.append(sparse)
         else:
             _declare(graph.initializer.add(), sparse.values.name, sparse.values.data_type)
-    own = {(f.domain, f.name) for f in bare.functions}
-    for body, _ in bodies_of(bare):
-        imports = body.opset_import if isinstance(body, onnx.FunctionProto) and body.opset_import else bare.opset_import
-        versions = {o.domain: o.version for o in imports}
-        if isinstance(body, onnx.GraphProto):
-            _outputs_made(body)
-            if body is not graph:
-                _emptied(body.initializer)
-        for node in body.node:
-            for attribute in node.attribute:
-                _emptied(tensors_in(attribute))
-            if (node.domain, node.op_type) not in own and not _is_known(node, versions):
-                node.domain = _STRANGE
-    bare.opset_import.add(domain=_STRANGE, version=1)
-    for function in bare.functions:
-        function.opset_import.add(domain=_STRANGE, version=1)
-    return bare
 
 
 def _outputs_made(graph: onnx.GraphProto) -> None:
@@ -309,7 +347,10 @@ def _outputs_made(graph: onnx.GraphProto) -> None:
 
 
 def _is_small(tensor: onnx.TensorProto) -> bool:
-    return not external_data_helper.uses_external_data(tensor) and n_elements(tensor) <= _SMALL
+    """Say whether a tensor is small, and has its data."""
+    if external_data_helper.uses_external_data(tensor) or n_elements(tensor) > _SMALL:
+        return False
+    return tensor.HasField("raw_data") or len(getattr(tensor, field_entries(tensor)[0])) > 0
 
 
 def _emptied(tensors: Iterable[onnx.TensorProto]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError, OptionError, unknown_name
 
+UNPACKED_LIMIT_BYTES = 16 << 30
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Style: TypeAlias = Literal["prune", "ao"]
 
@@ -48,6 +49,10 @@ def load_masks(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...
     """
     masks: dict[str, Mask] = {}
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > UNPACKED_LIMIT_BYTES:
+            raise DataError(f"{os.fspath(path)}: unpacks to {unpacked} bytes, more than {UNPACKED_LIMIT_BYTES}")
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
                 masks[name] = _boolean(name, file[name])

@@ -73,7 +73,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     if not isinstance(document, dict) or "command" not in document:
         raise DataError(f"{path}: not the result of a run; give what --json or --report FILE.json wrote")

@@ -51,7 +51,9 @@ class Layout:
         return Layout(self.stored, (*self.steps, Step(shape)))
 
     def transpose(self, *permutation: int) -> Layout:
-        """Go on with a transposition."""
+        """Go on with a transposition; raises `ValueError` for what is none of these axes."""
+        if sorted(permutation) != list(range(len(self.shape))):
+            raise ValueError(f"{list(permutation)} is no order of {len(self.shape)} axes")
         shape = tuple(self.shape[p] for p in permutation)
         return Layout(self.stored, (*self.steps, Step(shape, permutation)))
 

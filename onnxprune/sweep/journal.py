@@ -95,7 +95,7 @@ class Journal:
     def _row(self, k: int, line: bytes) -> dict[str, Any]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or (k > 0 and row.keys() - {"cell"} != _NAMES):
             raise OptionError(f"{self._path}: line {k + 1} is no line of a journal; choose another file")

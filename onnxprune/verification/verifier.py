@@ -175,12 +175,13 @@ def runnable_feeds(model: Model, session: ort.InferenceSession, seed: int, tries
     """
     problem: ModelError | None = None
     for wanted, batch, length in tries:
-        feeds = random_feeds(model, RANDOM_FEEDS, seed=seed, input_shapes=wanted, batch=batch, length=length)
+        draw = partial(random_feeds, model, seed=seed, input_shapes=wanted, batch=batch, length=length)
         try:
-            run(session, feeds[0], model.label)
+            run(session, draw(1)[0], model.label)
         except ModelError as error:
             problem = problem or error
         else:
+            feeds = draw(RANDOM_FEEDS)
             return Data(f"random:{RANDOM_FEEDS}", partial(iter, feeds), len(feeds))
     assert problem is not None
     raise problem

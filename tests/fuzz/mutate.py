@@ -25,7 +25,7 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
     """Give a broken or changed copy of a serialized model."""
     if rng.random() < 0.2:
         for _ in range(rng.choice((1, 1, 2, 8))):
-            content = rng.choice(BYTES)(content, rng)
+            content = rng.choice(BYTES)(content, rng) or b"\n"
         return content
     model = onnx.ModelProto.FromString(content)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):

@@ -1,0 +1,147 @@
+"""What mutation found, as small models, and a handful of mutants for every run of the tests.
+
+`python benchmarks/fuzz.py --count 10000` is the real thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+from tests.attacks.cases import linear
+
+from .seeds import control_model, function_model, mixed_model, recurrent_model
+from .trial import COMMANDS, arguments, input_bytes, run
+
+Change = Callable[[onnx.ModelProto], object]
+
+
+def changed(make: Callable[[], onnx.ModelProto], change: Change) -> onnx.ModelProto:
+    model = make()
+    change(model)
+    return model
+
+
+def node(model: onnx.ModelProto, op: str) -> onnx.NodeProto:
+    return next(n for n in model.graph.node if n.op_type == op)
+
+
+def attribute(model: onnx.ModelProto, op: str, name: str) -> onnx.AttributeProto:
+    return next(a for a in node(model, op).attribute if a.name == name)
+
+
+def without(model: onnx.ModelProto, op: str, name: str) -> None:
+    kept = [a for a in node(model, op).attribute if a.name != name]
+    held = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node(model, op).attribute[:]
+    node(model, op).attribute.extend(held)
+
+
+REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], Change]] = {
+    "loop without body": (control_model, lambda m: without(m, "Loop", "body")),
+    "scan without count": (control_model, lambda m: without(m, "Scan", "num_scan_inputs")),
+    "scan with too many": (control_model, lambda m: setattr(attribute(m, "Scan", "num_scan_inputs"), "i", 9)),
+    "if without a branch": (control_model, lambda m: without(m, "If", "else_branch")),
+    "if without outputs": (control_model, lambda m: node(m, "If").output.pop()),
+    "no groups": (mixed_model, lambda m: setattr(attribute(m, "Conv", "kernel_shape"), "type", 1)),
+    "group of none": (mixed_model, lambda m: m.graph.node[2].attribute[0].__setattr__("i", 0)),
+    "missing input": (mixed_model, lambda m: node(m, "Gemm").input.__delitem__(slice(1, None))),
+    "later version": (mixed_model, lambda m: setattr(m.opset_import[0], "version", 2**62)),
+    "version 0": (mixed_model, lambda m: setattr(m.opset_import[0], "version", 0)),
+    "function without its output": (function_model, lambda m: m.functions[1].node.pop()),
+    "unknown input type": (mixed_model, lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 77)),
+    "typed data too short": (mixed_model, lambda m: m.graph.sparse_initializer[0].values.float_data.pop()),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_runtime_loads_is_refused_when_it_is_opened(name: str, tmp_path: Path) -> None:
+    model = changed(*REFUSED[name])
+    with pytest.raises(onnxprune.ModelError):
+        onnxprune.load(model)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    for command in COMMANDS:
+        outcome = run(arguments(command, path, 0))
+        assert (outcome.code, outcome.trace) == (3, None), outcome
+
+
+def declared_outputs(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
+
+
+def declared_values(model: onnx.ModelProto) -> None:
+    model.graph.value_info.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, ["n", 7, 8, 8]))
+
+
+def other_order(model: onnx.ModelProto) -> None:
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def no_samples(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+
+
+RUNS: dict[str, tuple[Callable[[], onnx.ModelProto], Change]] = {
+    "outputs declared otherwise": (mixed_model, declared_outputs),
+    "values declared otherwise": (mixed_model, declared_values),
+    "nodes in another order": (mixed_model, other_order),
+    "recurrent nodes in another order": (recurrent_model, other_order),
+    "no samples at all": (mixed_model, no_samples),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_onnxruntime_passes_over_makes_no_command_fail_unforeseen(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(changed(*RUNS[name]).SerializeToString())
+    for command in COMMANDS:
+        outcome = run(arguments(command, path, 1))
+        assert outcome.trace is None, outcome.trace
+        assert outcome.code in (0, 1, 3)
+
+
+def stale(model: onnx.ModelProto) -> None:
+    model.graph.value_info.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, ["n", 9]))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8
+
+
+@pytest.mark.parametrize("change", [stale, other_order])
+def test_neither_order_nor_stale_shapes_change_what_can_go(change: Change) -> None:
+    analysis = onnxprune.analyze(changed(linear, change))
+    assert [(group.kind, group.size, group.exact) for group in analysis.groups] == [("features", 7, True)]
+
+
+def test_a_permutation_of_other_axes_is_not_followed(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, 5] x) => (float[2, 7] y) { t = Transpose <perm = [3, 1]> (w) y = MatMul (x, t) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((7, 5), np.float32), "w"))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    outcome = run(arguments("sparsify", path, 0))
+    assert (outcome.code, outcome.trace) == (1, None), "nothing that can be sparsified"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_mutants_meet_typed_errors_only(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    codes = set()
+    for k in range(60):
+        path.write_bytes(input_bytes(k))
+        outcome = run(arguments(command, path, k))
+        assert outcome.trace is None, f"python benchmarks/fuzz.py --start {k} --count 1\n{outcome.trace}"
+        codes.add(outcome.code)
+    assert codes <= {0, 1, 2, 3}
+    assert 3 in codes
+    assert 0 in codes
