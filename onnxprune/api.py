@@ -148,9 +148,12 @@ def plan(  # noqa: PLR0913  one argument per option of the command line
         return choose(analysis, options, weights)
     from .search import decide
 
+    # Gradients for every model that is tried would take too long; what they add comes on top of the drop found.
+    repairs = "lstsq" if recover == "distill" else recover
+
     def build(decided: Plan) -> Model:
         # A repair takes long, and no model runs faster or slower for it.
-        return apply(analysis, decided) if max_drop is None else apply(analysis, decided, recover=recover, data=data)
+        return apply(analysis, decided) if max_drop is None else apply(analysis, decided, recover=repairs, data=data)
 
     return decide(
         analysis, options, weights, build=build, metric=metric, threads=threads, say=progress or (lambda _: None)
@@ -197,13 +200,18 @@ def _chain_weights(analysis: Analysis, names: str | Sequence[str] | None) -> set
 
 
 def apply(
-    model: Any, plan: Plan | str | os.PathLike[str], *, recover: str | Recovery | None = None, data: Any = None
+    model: Any,
+    plan: Plan | str | os.PathLike[str],
+    *,
+    recover: str | Recovery | None = None,
+    data: Any = None,
+    distill_steps: int | None = None,
 ) -> Model:
     """Give a smaller model: cut what the plan says and refresh every size. An empty plan gives the model itself.
 
     `plan` may be the path of a plan file. `recover` repairs the weights that stay from samples, `data`: "bias" shifts
-    biases by what is gone, "lstsq" (the default with `data`) fits weights and biases anew, "none" leaves them; or it is
-    what `repair` gave. Raises `PlanError` when the plan was made for another model.
+    biases by what is gone, "lstsq" (the default with `data`) fits weights and biases anew, "distill" then tunes them by
+    `distill_steps` steps of gradients, "none" leaves them; or it is what `repair` gave. Raises `PlanError` when the plan was made for another model.
     """
     from .rewrite.apply import apply_plan
 
@@ -213,7 +221,8 @@ def apply(
         return apply_plan(analysis, decided)
     found = recover if recover is not None and not isinstance(recover, str) else None
     if found is None:
-        found = repair(analysis, decided, data, how=recover if isinstance(recover, str) else None)
+        how = recover if isinstance(recover, str) else None
+        found = repair(analysis, decided, data, how=how, distill_steps=distill_steps)
     return apply_plan(analysis, decided, found.values)
 
 
@@ -223,16 +232,19 @@ def repair(
     data: Any,
     *,
     how: str | None = None,
+    distill_steps: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recovery:
     """Find new values for the weights that `plan` leaves, layer by layer, from unlabeled samples.
 
-    `how` is "bias", "lstsq" (the default) or "none". Gives a `Recovery`: the values by initializer for `apply`, and
-    what was done to every layer. `progress(done, total)` counts stages.
+    `how` is "bias", "lstsq" (the default), "distill" or "none". "distill" goes on from "lstsq" with `distill_steps`
+    steps of gradients (400) towards the outputs of the original, and needs torch. Gives a `Recovery`: the values by
+    initializer for `apply`, and what was done to every layer. `progress(done, total)` counts stages, then steps.
 
-    Raises `UnknownNameError` for another way, `OptionError` without data, `DataError` for data that does not fit.
+    Raises `UnknownNameError` for another way, `OptionError` without data, `DataError` for data that does not fit, and
+    with "distill" `ModelError` for an operator that cannot be differentiated.
     """
     from .recover import recover
 
@@ -242,6 +254,12 @@ def repair(
         from .data import load_data
 
         data = load_data(data, analysis.model, seed=seed, input_shapes=decided.input_shapes or None)
+    if how == "distill":
+        from .distill import distill
+
+        return distill(analysis, decided, data, steps=distill_steps, seed=seed, threads=threads, progress=progress)
+    if distill_steps is not None:
+        raise OptionError("distill_steps counts the steps of recover='distill'; choose that, or leave it out")
     return recover(analysis, decided, data, how or "lstsq", threads=threads, progress=progress)
 
 
@@ -309,6 +327,7 @@ def prune(
     plan: Plan | str | os.PathLike[str] | None = None,
     data: Any = None,
     recover: str | None = None,
+    distill_steps: int | None = None,
     verify: bool = True,
     input_shapes: InputShapes | None = None,
     threads: int | None = None,
@@ -336,7 +355,10 @@ def prune(
     how = recover or ("none" if data is None else None)
     if decided is None:
         decided = globals()["plan"](analysis, data=data, recover=how, threads=threads, **options)
-    recovery = repair(analysis, decided, data, how=how, threads=threads) if how != "none" else None
+    recovery = None
+    if how != "none":
+        seed = options.get("seed", 0)
+        recovery = repair(analysis, decided, data, how=how, distill_steps=distill_steps, seed=seed, threads=threads)
     smaller = apply(analysis, decided, recover=recovery)
     report = None
     if verify and not decided.empty:

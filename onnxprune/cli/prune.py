@@ -92,8 +92,11 @@ RIVALS = {
 )
 @click.option(
     "--recover",
-    metavar="none|bias|lstsq",
-    help="Repair the weights that stay from --data. Default: lstsq with --data.",
+    metavar="none|bias|lstsq|distill",
+    help="Repair the weights that stay from --data. Default: lstsq with --data. distill needs torch.",
+)
+@click.option(
+    "--distill-steps", metavar="N", type=click.IntRange(min=1), help="Steps of gradients of --recover distill."
 )
 @click.option("--verify/--no-verify", default=True, help="Check the result before it is put in place. Default: yes.")
 @click.option("--dry-run", is_flag=True, help="Decide, but write no model.")
@@ -174,6 +177,8 @@ def _check(given: Mapping[str, Any], outputs: Mapping[str, str | None]) -> None:
         raise click.UsageError("--minimize says what --max-drop makes small; give --max-drop X as well")
     if given["data"] is None and given["recover"] not in (None, "none"):
         raise click.UsageError(f"--recover {given['recover']} needs samples to run the model on: --data SOURCE")
+    if given["distill_steps"] is not None and given["recover"] != "distill":
+        raise click.UsageError("--distill-steps N counts the steps of --recover distill; give that as well")
     check_outputs(outputs, {"the model": given["model"], "the plan to apply": given["plan"]})
     if given["report"] is not None:
         from ..api import check_report
@@ -215,6 +220,7 @@ def _repaired(analysis: Analysis, plan: Plan, given: Mapping[str, Any], progress
         plan,
         given["data"],
         how=given["recover"],
+        distill_steps=given["distill_steps"],
         seed=given["seed"] or 0,
         threads=given["threads"],
         progress=say,

@@ -149,4 +149,9 @@ def recovery_note(recovery: Mapping[str, Any]) -> str:
         return text
     count = plural(recovery["held_out"] or recovery["samples"], "feed")
     where = f"{count} held out" if recovery["held_out"] else count
-    return f"{text}; error at the outputs {before:.3g} before, {after:.3g} after, of their variance, on {where}"
+    text = f"{text}; error at the outputs {before:.3g} before, {after:.3g} after, of their variance, on {where}"
+    tuning = recovery.get("tuning")
+    if tuning is None:
+        return text
+    took = f"tuned by {plural(tuning['steps'], 'step')}: {tuning['error_before']:.3g} to {tuning['error_after']:.3g}"
+    return f"{text}; {took}{'' if tuning['kept'] else ', no better, so undone'}"

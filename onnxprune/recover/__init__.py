@@ -3,8 +3,8 @@
 Nothing is trained. Both come from moments of the data that flows into weights, and need no labels.
 """
 
-from .result import Recovery, Repair
+from .result import Recovery, Repair, Tuning
 from .run import RECOVERIES, recover
 from .scores import score_groups, with_data
 
-__all__ = ["RECOVERIES", "Recovery", "Repair", "recover", "score_groups", "with_data"]
+__all__ = ["RECOVERIES", "Recovery", "Repair", "Tuning", "recover", "score_groups", "with_data"]

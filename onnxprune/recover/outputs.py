@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -14,6 +15,15 @@ from .products import Array
 
 SQUASHES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"})
 PASSES = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten"})
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output of the model as it is compared: the tensor `name`, and what squashes it, "" where nothing does."""
+
+    name: str
+    squash: str = ""
+    axis: int = -1
 
 
 class Outputs:
@@ -28,17 +38,16 @@ class Outputs:
         self._probe = probe
         self._feeds = feeds
         self._threads = threads
-        maker = {out: node for node in probe.flat.nodes for out in node.output}
-        self._names = [_before(o.name, maker, probe) for o in probe.model.skeleton.graph.output]
-        runs = self._run({})
+        self._names = [head.name for head in heads(probe)]
+        runs = self._run({}, probe)
         self._kept = [k for k in range(len(self._names)) if runs[0][k].dtype.kind == "f"]
         self._reference = [[run[k].astype(np.float64) for k in self._kept] for run in runs]
         with np.errstate(over="ignore", invalid="ignore"):
             self._energy = [self._spread([run[j] for run in self._reference]) for j in range(len(self._kept))]
 
-    def _run(self, weights: Mapping[str, Array]) -> list[list[Array]]:
-        built, outputs = self._probe.build(self._names, weights)
-        session = Session(built, self._probe.model.label, self._threads)
+    def _run(self, weights: Mapping[str, Array], probe: Probe) -> list[list[Array]]:
+        built, outputs = probe.build(self._names, weights)
+        session = Session(built, probe.model.label, self._threads)
         return [session.run([outputs[n] for n in self._names], feed) for feed in self._feeds]
 
     @staticmethod
@@ -51,11 +60,20 @@ class Outputs:
         flat = np.concatenate([a.ravel() for a in arrays])
         return float(flat.var())
 
-    def distance(self, weights: Mapping[str, Array]) -> float:
-        """Give the distance of the model with other `weights`; infinite where it gives no finite number."""
+    @property
+    def variances(self) -> list[float]:
+        """Variance of every output, 0 for those that are no floats."""
+        found = dict(zip(self._kept, self._energy, strict=True))
+        return [found.get(k, 0.0) for k in range(len(self._names))]
+
+    def distance(self, weights: Mapping[str, Array], of: Probe | None = None) -> float:
+        """Give the distance of the model with other `weights`; infinite where it gives no finite number.
+
+        `of` is another model with the same outputs, such as one that was cut.
+        """
         if not self._kept:
             return 0.0
-        runs = self._run(weights)
+        runs = self._run(weights, of or self._probe)
         total = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for j, k in enumerate(self._kept):
@@ -66,14 +84,22 @@ class Outputs:
         return total / len(self._kept) if np.isfinite(total) else np.inf
 
 
-def _before(name: str, maker: Mapping[str, onnx.NodeProto], probe: Probe) -> str:
-    """Give what an output is made from where a function squashes it, else the output itself."""
+def heads(probe: Probe) -> list[Head]:
+    """List the outputs of a model, each before the function that squashes it."""
+    maker = {out: node for node in probe.flat.nodes for out in node.output}
+    return [_head(o.name, maker, probe) for o in probe.model.skeleton.graph.output]
+
+
+def _head(name: str, maker: Mapping[str, onnx.NodeProto], probe: Probe) -> Head:
     at = name
     while (node := maker.get(at)) is not None and node.input:
         if node.op_type in SQUASHES:
             inner = node.input[0]
-            return name if probe.why_hidden(inner) or inner not in maker else inner
+            if probe.why_hidden(inner) or inner not in maker:
+                break
+            axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+            return Head(inner, node.op_type, axis)
         if node.op_type not in PASSES:
             break
         at = node.input[0]
-    return name
+    return Head(name)

@@ -41,11 +41,38 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How gradients went on from the closed form: steps done and the best one, and tensors tuned.
+
+    `before` and `after` are the errors at the outputs on samples held out, of the smaller model as it was repaired and
+    as it was tuned. `kept` says that tuning was better there; else the repair stands as it was.
+    """
+
+    steps: int
+    best: int
+    n_tensors: int
+    before: float
+    after: float
+    kept: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the tuning as reports spell it."""
+        return {
+            "steps": self.steps,
+            "best_step": self.best,
+            "tensors": self.n_tensors,
+            "error_before": self.before,
+            "error_after": self.after,
+            "kept": self.kept,
+        }
+
+
+@dataclass(frozen=True)
 class Recovery:
     """New contents of initializers by name, in the original's shapes, and what was done to which product.
 
     `how` is what was asked for. `n_samples` and `n_held_out` count the samples. `before` and `after` are the errors at
-    the model's outputs on those held out, over the outputs' variance.
+    the model's outputs on those held out, over the outputs' variance. `tuning` is None where no gradients were taken.
     """
 
     how: str
@@ -55,6 +82,7 @@ class Recovery:
     n_held_out: int = 0
     before: float | None = None
     after: float | None = None
+    tuning: Tuning | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the recovery as reports spell it, without the values."""
@@ -65,4 +93,5 @@ class Recovery:
             "error_before": self.before,
             "error_after": self.after,
             "layers": [r.to_json() for r in self.repairs],
+            **({"tuning": self.tuning.to_json()} if self.tuning is not None else {}),
         }

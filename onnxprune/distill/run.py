@@ -1,0 +1,144 @@
+"""`distill`: tune the weights that a plan leaves, already repaired by least squares, against the original's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..axes.analysis import Analysis
+from ..calibration.probe import Probe
+from ..calibration.session import Session
+from ..data import load_data
+from ..errors import OptionError
+from ..planfile import Plan
+from ..recover import Recovery, Tuning, recover
+from ..recover.masked import masked_weights
+from ..recover.outputs import Outputs, heads
+from ..recover.run import MOST_FEEDS
+from ..recover.split import split
+from ..rewrite.apply import apply_plan
+from .batches import Teacher, can_join, endless, joined
+from .tunable import Places, tunable
+
+if TYPE_CHECKING:
+    from ..data import Feed
+
+DISTILL = "distill"
+STEPS = 400
+BATCH = 16
+Progress = Callable[[int, int], None]
+Array = np.ndarray[Any, Any]
+
+
+def distill(  # noqa: PLR0913  one argument per option
+    analysis: Analysis,
+    plan: Plan,
+    data: Any,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Recovery:
+    """Give new values for the weights that `plan` leaves: least squares first, then `steps` of gradients (400).
+
+    Three of four feeds are learned from; those held out say when to stop, and undo all tuning when the error at the
+    outputs has not fallen there. `progress(done, total)` counts stages, then steps. With one thread the same call gives
+    the same values.
+
+    Raises `OptionError` without torch or for a number of steps below 1, `ModelError` for an operator that cannot be
+    differentiated, and what `recover` raises.
+    """
+    need_torch("recover='distill'")
+    steps = STEPS if steps is None else steps
+    if steps < 1:
+        raise OptionError(f"distill-steps must be at least 1, not {steps}; --recover lstsq repairs without any")
+    closed = recover(analysis, plan, data, "lstsq", threads=threads, progress=progress)
+    if plan.empty:
+        return replace(closed, how=DISTILL)
+    feeds = list(islice(iter(load_data(data, analysis.model)), MOST_FEEDS))
+    return _Distiller(analysis, plan, closed, feeds, threads).run(steps, seed, progress)
+
+
+def need_torch(what: str) -> None:
+    """Raise `OptionError` where torch is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise OptionError(f"{what} needs torch: pip install 'onnxprune[torch]'") from error
+    del torch
+
+
+class _Distiller:
+    """One tuning of one model that was cut and repaired."""
+
+    def __init__(
+        self, analysis: Analysis, plan: Plan, closed: Recovery, feeds: list[Feed], threads: int | None
+    ) -> None:
+        self.analysis, self.plan, self.closed, self.threads = analysis, plan, closed, threads
+        self.learn, self.held = split(feeds)
+        self.probe = Probe(analysis.model)
+        self.smaller = Probe(apply_plan(analysis, plan, closed.values))
+        self.heads = heads(self.probe)
+        self.outputs = Outputs(self.probe, self.held, threads)
+
+    def run(self, steps: int, seed: int, progress: Progress | None) -> Recovery:
+        """Tune, widen to the shapes of the original, and keep what is better on the feeds held out."""
+        from ..autograd.network import Network
+        from .loss import Loss
+        from .train import train
+
+        alive = self.analysis.alive({g.id: g.removed for g in self.plan.groups})
+        places = Places(self.analysis, alive)
+        names = [h.name for h in self.heads]
+        built, fetched = self.smaller.build(names, {})
+        tuned = places.known(tunable(self.smaller), self.analysis.model.tensors)
+        network = Network(built, tuned)
+        teacher = self._teacher(names)
+        joins = can_join(teacher, self.learn)
+        rng = np.random.default_rng(seed)
+        assert [fetched[n] for n in names] == network.outputs
+        with _threads(self.threads):
+            course = train(
+                network,
+                Loss(self.heads, self.outputs.variances),
+                endless(teacher, self.learn, BATCH, rng, joins=joins),
+                joined(teacher, self.held, BATCH if joins else 1),
+                steps,
+                progress,
+            )
+        found = {name: w.detach().numpy() for name, w in network.weights.items()}
+        masked = masked_weights(self.analysis, alive)
+        whole = {n: self.closed.values.get(n, masked.get(n, self.analysis.model.array(n))) for n in found}
+        values = {**self.closed.values, **places.widened(found, whole)}
+        before = self.outputs.distance({}, self.smaller)
+        after = self.outputs.distance({}, Probe(apply_plan(self.analysis, self.plan, values)))
+        kept = course.best > 0 and after < before
+        tuning = Tuning(course.steps, course.best, len(found), before, after, kept=kept)
+        if not kept:
+            return replace(self.closed, how=DISTILL, tuning=tuning)
+        return replace(self.closed, how=DISTILL, values=values, after=after, tuning=tuning)
+
+    def _teacher(self, names: list[str]) -> Teacher:
+        built, fetched = self.probe.build(names, {})
+        session = Session(built, self.analysis.model.label, self.threads)
+        return Teacher(session, [fetched[n] for n in names])
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Have torch work on `n` threads, and draw and sum the same way every time."""
+    import torch
+
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,98 @@
+"""The steps: Adam on the weights of the smaller model, judged now and then on samples held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..autograd.network import Network
+from ..autograd.tensors import to_tensor
+from .batches import Batch
+from .loss import Loss
+
+Array = np.ndarray[Any, Any]
+RATE = 3e-3
+LEAST_SCALE = 1e-2
+WARM = 0.05
+JUDGED = 20
+PATIENCE = 6
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """How tuning went: steps done, the best one, and the loss on samples held out before and at the best."""
+
+    steps: int
+    best: int
+    before: float
+    after: float
+
+
+def train(
+    network: Network,
+    loss: Loss,
+    learn: Iterator[list[Batch]],
+    judge: Sequence[Batch],
+    steps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Course:
+    """Tune the weights of `network` in place: they end as they were at the step that did best on `judge`.
+
+    Each tensor learns at a rate in proportion to its own size. The rate rises over the first steps and falls as a
+    cosine; tuning ends early when samples held out have not gained for long.
+    Source: Kingma and Ba, Adam, ICLR 2015; rates in proportion as in Shazeer and Stern, Adafactor, ICML 2018, section 8.
+    """
+    weights = list(network.weights.values())
+    rates = [RATE * max(float(w.detach().square().mean().sqrt()), LEAST_SCALE) for w in weights]
+    groups = [{"params": [w], "lr": r} for w, r in zip(weights, rates, strict=True)]
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    held = [([to_tensor(a) for a in b.wanted], {n: to_tensor(a) for n, a in b.feed.items()}, b.n) for b in judge]
+
+    def judged() -> float:
+        with torch.no_grad():
+            parts = [(float(loss(network(feed), wanted)), n) for wanted, feed, n in held]
+        value = sum(v * n for v, n in parts) / sum(n for _, n in parts)
+        return value if math.isfinite(value) else math.inf
+
+    first = lowest = judged()
+    best, kept = 0, [w.detach().clone() for w in weights]
+    every = max(1, steps // JUDGED)
+    done = 0
+    for step in range(1, steps + 1):
+        batches = next(learn)
+        n_rows = sum(b.n for b in batches)
+        adam.zero_grad()
+        for batch in batches:
+            made = network({n: to_tensor(a) for n, a in batch.feed.items()})
+            (loss(made, [to_tensor(a) for a in batch.wanted]) * (batch.n / n_rows)).backward()
+        torch.nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], CLIP)
+        factor = _factor(step, steps)
+        for group, rate in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        adam.step()
+        done = step
+        if progress is not None:
+            progress(step, steps)
+        if step % every == 0 or step == steps:
+            value = judged()
+            if value < lowest:
+                lowest, best, kept = value, step, [w.detach().clone() for w in weights]
+            elif step - best >= PATIENCE * every:
+                break
+    with torch.no_grad():
+        for w, value in zip(weights, kept, strict=True):
+            w.copy_(value)
+    return Course(done, best, first, lowest)
+
+
+def _factor(step: int, steps: int) -> float:
+    warm = max(1, int(WARM * steps))
+    if step <= warm:
+        return step / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
