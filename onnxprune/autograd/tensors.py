@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -50,3 +52,15 @@ def axes_of(call: Any, given: Tensor | None, rank: int) -> list[int]:
     """Read the axes of a node, from its input or, in older opsets, its attribute: never negative, none when unsaid."""
     axes = call.get("axes") if given is None else given
     return [] if axes is None else [a % rank if rank else 0 for a in integers(axes)]
+
+
+@contextmanager
+def limited_threads(n: int | None) -> Iterator[None]:
+    """Have torch work on `n` threads, None for as many as it likes; with one, sums come out the same every time."""
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

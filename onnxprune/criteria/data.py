@@ -140,6 +140,51 @@ def obs(consumer: Consumer) -> Rows:
     return Surgeon(consumer).costs()
 
 
+SaliencyOf = Callable[[Rows, Rows], Rows]
+
+
+@dataclass(frozen=True)
+class GradientCriterion(Criterion):
+    """A criterion that needs gradients: `saliency` of a weight's elements, summed over a unit.
+
+    It gets the weight and, in its shape, the mean over the samples of what `needs` names: "absolute" or "squared"
+    gradients of the loss. Sums are losses, and compare between groups as they are.
+    """
+
+    saliency: SaliencyOf | None = None
+
+
+def gradient_criterion(name: str, need: str, *, replace: bool = False) -> Callable[[SaliencyOf], SaliencyOf]:
+    """Register a function of a weight and its mean "absolute" or "squared" gradients as the criterion `name`."""
+
+    def file(saliency: SaliencyOf) -> SaliencyOf:
+        criteria.register(name, replace=replace)(
+            GradientCriterion(name, _no_rows, normalized=True, needs=(need,), saliency=saliency)
+        )
+        return saliency
+
+    return file
+
+
+@gradient_criterion("taylor", "absolute")
+def taylor(weight: Rows, gradient: Rows) -> Rows:
+    """|w| E|g|: what the loss changes by to first order when the weight goes.
+
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, eq. 8, without the square.
+    """
+    return np.asarray(np.abs(weight) * gradient)
+
+
+@gradient_criterion("fisher", "squared")
+def fisher(weight: Rows, gradient: Rows) -> Rows:
+    """1/2 w^2 E[g^2]: what the loss rises by to second order, with the Fisher information as the Hessian's diagonal.
+
+    Source: LeCun et al., Optimal Brain Damage, NeurIPS 1989, eq. 5; Theis et al., Faster gaze prediction with dense
+    networks and Fisher pruning, arXiv 1801.05787, eq. 6.
+    """
+    return np.asarray(0.5 * np.square(weight) * gradient)
+
+
 class Surgeon:
     """Block Optimal Brain Surgeon over one product: removes units one batch after another and keeps H^-1 up to date.
 

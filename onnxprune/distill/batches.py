@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..calibration.probe import Probe
 from ..calibration.session import Session
 from ..data import Feed
 from ..errors import ModelError
+from .anchors import Anchor
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-3
@@ -28,14 +30,20 @@ class Batch(NamedTuple):
 
 
 class Teacher:
-    """The original in onnxruntime, giving the tensors `names`."""
+    """The original in onnxruntime, giving the tensors `names`, and behind them the anchors as the student has them."""
 
-    def __init__(self, session: Session, names: Sequence[str]) -> None:
-        self._session, self._names = session, list(names)
+    def __init__(self, probe: Probe, names: Sequence[str], anchors: Sequence[Anchor], threads: int | None) -> None:
+        self._anchors = list(anchors)
+        asked = [*names, *(a.name for a in anchors)]
+        built, outputs = probe.build(asked, {})
+        self._names = [outputs[n] for n in asked]
+        self._session = Session(built, probe.model.label, threads)
 
     def __call__(self, feed: Feed) -> list[Array]:
         """Give the outputs for one feed."""
-        return self._session.run(self._names, feed)
+        found = self._session.run(self._names, feed)
+        n = len(found) - len(self._anchors)
+        return [*found[:n], *(a.cut(x) for a, x in zip(self._anchors, found[n:], strict=True))]
 
 
 def can_join(teacher: Teacher, feeds: Sequence[Feed]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..recover.outputs import Head
+from .anchors import Anchor
 
 Tensor = Any
 TINY = 1e-30
@@ -16,18 +17,31 @@ TINY = 1e-30
 class Loss:
     """The mean over the outputs of: squared error over the variance, and for a Softmax the divergence as well.
 
-    `variances` are those of the outputs of the original. Outputs that are no floats do not count.
+    `variances` are those of the outputs of the original. Outputs that are no floats do not count. The tensors behind
+    the outputs are `anchors`: their mean squared error over the variance is added, times `weight`.
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 2, at temperature 1.
     """
 
-    def __init__(self, heads: Sequence[Head], variances: Sequence[float]) -> None:
-        self._heads, self._variances = list(heads), list(variances)
+    def __init__(self, heads: Sequence[Head], variances: Sequence[float], anchors: Sequence[Anchor] = ()) -> None:
+        self._heads, self._variances, self._anchors = list(heads), list(variances), list(anchors)
+        self.weight = 0.0
 
     def __call__(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-        """Give a scalar for the outputs of one batch."""
+        """Give a scalar for the outputs and anchors of one batch."""
+        return self.at_outputs(made, wanted) + self.weight * self.at_anchors(made, wanted)
+
+    def at_anchors(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Give the part of the anchors alone, before it is weighted."""
+        n = len(self._heads)
+        pairs = zip(self._anchors, made[n:], wanted[n:], strict=True)
+        errors = [torch.square(y - t).mean() / anchor.variance for anchor, y, t in pairs]
+        return sum(errors, torch.zeros(())) / max(1, len(errors))
+
+    def at_outputs(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Give the part of the outputs alone."""
         total = torch.zeros(())
         n = 0
-        for head, variance, y, t in zip(self._heads, self._variances, made, wanted, strict=True):
+        for head, variance, y, t in zip(self._heads, self._variances, made, wanted, strict=False):
             if not t.is_floating_point():
                 continue
             n += 1

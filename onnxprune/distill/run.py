@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis
+from ..autograd import need_torch
+from ..axes.analysis import Analysis, Keep
 from ..calibration.probe import Probe
 from ..calibration.session import Session
 from ..data import load_data
@@ -22,6 +22,7 @@ from ..recover.outputs import Outputs, heads
 from ..recover.run import MOST_FEEDS
 from ..recover.split import split
 from ..rewrite.apply import apply_plan
+from .anchors import Anchor, candidates, chosen
 from .batches import Teacher, can_join, endless, joined
 from .tunable import Places, tunable
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 DISTILL = "distill"
 STEPS = 400
 BATCH = 16
+COMPARED = 8
 Progress = Callable[[int, int], None]
 Array = np.ndarray[Any, Any]
 
@@ -65,15 +67,6 @@ def distill(  # noqa: PLR0913  one argument per option
     return _Distiller(analysis, plan, closed, feeds, threads).run(steps, seed, progress)
 
 
-def need_torch(what: str) -> None:
-    """Raise `OptionError` where torch is not installed."""
-    try:
-        import torch
-    except ImportError as error:
-        raise OptionError(f"{what} needs torch: pip install 'onnxprune[torch]'") from error
-    del torch
-
-
 class _Distiller:
     """One tuning of one model that was cut and repaired."""
 
@@ -90,24 +83,26 @@ class _Distiller:
     def run(self, steps: int, seed: int, progress: Progress | None) -> Recovery:
         """Tune, widen to the shapes of the original, and keep what is better on the feeds held out."""
         from ..autograd.network import Network
+        from ..autograd.tensors import limited_threads
         from .loss import Loss
         from .train import train
 
         alive = self.analysis.alive({g.id: g.removed for g in self.plan.groups})
         places = Places(self.analysis, alive)
         names = [h.name for h in self.heads]
-        built, fetched = self.smaller.build(names, {})
+        anchors = self._anchors(alive, names)
+        asked = [*names, *(a.name for a in anchors)]
+        built, fetched = self.smaller.build(asked, {})
         tuned = places.known(tunable(self.smaller), self.analysis.model.tensors)
         network = Network(built, tuned)
-        teacher = self._teacher(names)
+        assert [fetched[n] for n in asked] == network.outputs
+        teacher = Teacher(self.probe, names, anchors, self.threads)
         joins = can_join(teacher, self.learn)
-        rng = np.random.default_rng(seed)
-        assert [fetched[n] for n in names] == network.outputs
-        with _threads(self.threads):
+        with limited_threads(self.threads):
             course = train(
                 network,
-                Loss(self.heads, self.outputs.variances),
-                endless(teacher, self.learn, BATCH, rng, joins=joins),
+                Loss(self.heads, self.outputs.variances, anchors),
+                endless(teacher, self.learn, BATCH, np.random.default_rng(seed), joins=joins),
                 joined(teacher, self.held, BATCH if joins else 1),
                 steps,
                 progress,
@@ -124,21 +119,13 @@ class _Distiller:
             return replace(self.closed, how=DISTILL, tuning=tuning)
         return replace(self.closed, how=DISTILL, values=values, after=after, tuning=tuning)
 
-    def _teacher(self, names: list[str]) -> Teacher:
-        built, fetched = self.probe.build(names, {})
-        session = Session(built, self.analysis.model.label, self.threads)
-        return Teacher(session, [fetched[n] for n in names])
-
-
-@contextmanager
-def _threads(n: int | None) -> Iterator[None]:
-    """Have torch work on `n` threads, and draw and sum the same way every time."""
-    import torch
-
-    before = torch.get_num_threads()
-    if n is not None:
-        torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    def _anchors(self, alive: Keep, names: Sequence[str]) -> list[Anchor]:
+        """Choose tensors to hold on to, by what both models give for some feeds."""
+        found = candidates(self.analysis, alive, self.probe, self.smaller, names)
+        asked = [a.name for a in found]
+        rows = []
+        for probe in (self.smaller, self.probe):
+            built, outputs = probe.build(asked, {})
+            session = Session(built, probe.model.label, self.threads)
+            rows.append([session.run([outputs[n] for n in asked], feed) for feed in self.learn[:COMPARED]])
+        return chosen(found, *rows) if found else []

@@ -20,8 +20,9 @@ RATE = 3e-3
 LEAST_SCALE = 1e-2
 WARM = 0.05
 JUDGED = 20
-PATIENCE = 6
+PATIENCE = 10
 CLIP = 1.0
+ANCHORED = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,20 @@ def train(
     adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
     held = [([to_tensor(a) for a in b.wanted], {n: to_tensor(a) for n, a in b.feed.items()}, b.n) for b in judge]
 
-    def judged() -> float:
+    def judged() -> tuple[float, float]:
+        parts = np.zeros(2)
         with torch.no_grad():
-            parts = [(float(loss(network(feed), wanted)), n) for wanted, feed, n in held]
-        value = sum(v * n for v, n in parts) / sum(n for _, n in parts)
-        return value if math.isfinite(value) else math.inf
+            for wanted, feed, n in held:
+                made = network(feed)
+                parts += [n * float(part(made, wanted)) for part in (loss.at_outputs, loss.at_anchors)]
+        parts /= sum(n for _, _, n in held)
+        return (float(parts[0]) if math.isfinite(parts[0]) else math.inf), float(parts[1])
 
-    first = lowest = judged()
+    lowest, inside = judged()
+    first = lowest
+    if 0 < inside < math.inf and lowest < math.inf:
+        # Neither the inside nor the outside outweighs the other, whatever their errors are to begin with.
+        loss.weight = ANCHORED * lowest / inside
     best, kept = 0, [w.detach().clone() for w in weights]
     every = max(1, steps // JUDGED)
     done = 0
@@ -80,7 +88,7 @@ def train(
         if progress is not None:
             progress(step, steps)
         if step % every == 0 or step == steps:
-            value = judged()
+            value, _ = judged()
             if value < lowest:
                 lowest, best, kept = value, step, [w.detach().clone() for w in weights]
             elif step - best >= PATIENCE * every:

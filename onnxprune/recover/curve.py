@@ -16,7 +16,7 @@ import numpy as np
 from ..axes.analysis import Analysis, Group
 from ..axes.labels import Labels
 from ..criteria.data import Consumer, DataCriterion, Surgeon
-from ..criteria.registry import Rows
+from ..criteria.registry import Criterion, Rows
 from ..criteria.units import group_scores
 from .masked import masked_weights
 from .outputs import Outputs
@@ -76,7 +76,7 @@ def score_group(
     return curve.of_fixed(scores), used
 
 
-def score_unseen(analysis: Analysis, group: Group, criterion: DataCriterion, seed: int) -> tuple[Rows, dict[str, Any]]:
+def score_unseen(analysis: Analysis, group: Group, criterion: Criterion, seed: int) -> tuple[Rows, dict[str, Any]]:
     """Score units that no sample reaches, such as those in a branch that is not taken: by l2, and above all others.
 
     Nothing is known about what they are worth, so they go last.

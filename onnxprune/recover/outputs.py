@@ -43,22 +43,12 @@ class Outputs:
         self._kept = [k for k in range(len(self._names)) if runs[0][k].dtype.kind == "f"]
         self._reference = [[run[k].astype(np.float64) for k in self._kept] for run in runs]
         with np.errstate(over="ignore", invalid="ignore"):
-            self._energy = [self._spread([run[j] for run in self._reference]) for j in range(len(self._kept))]
+            self._energy = [spread([run[j] for run in self._reference]) for j in range(len(self._kept))]
 
     def _run(self, weights: Mapping[str, Array], probe: Probe) -> list[list[Array]]:
         built, outputs = probe.build(self._names, weights)
         session = Session(built, probe.model.label, self._threads)
         return [session.run([outputs[n] for n in self._names], feed) for feed in self._feeds]
-
-    @staticmethod
-    def _spread(arrays: list[Array]) -> float:
-        """Give the mean square about the mean over all samples; every place of a fixed shape has its own mean."""
-        if len({a.shape for a in arrays}) == 1 and len(arrays) > 1:
-            stack = np.stack(arrays)
-            rows = stack.reshape(-1, *stack.shape[2:]) if stack.ndim > 2 else stack
-            return float(((rows - rows.mean(axis=0)) ** 2).mean())
-        flat = np.concatenate([a.ravel() for a in arrays])
-        return float(flat.var())
 
     @property
     def variances(self) -> list[float]:
@@ -82,6 +72,16 @@ class Outputs:
                 error = sum(float(w.sum()) for w in wrong) / max(1, n)
                 total += error / max(self._energy[j], float(np.finfo(np.float32).tiny))
         return total / len(self._kept) if np.isfinite(total) else np.inf
+
+
+def spread(arrays: list[Array]) -> float:
+    """Give the mean square about the mean over all samples; every place of a fixed shape has its own mean."""
+    if len({a.shape for a in arrays}) == 1 and len(arrays) > 1:
+        stack = np.stack(arrays)
+        rows = stack.reshape(-1, *stack.shape[2:]) if stack.ndim > 2 else stack
+        return float(((rows - rows.mean(axis=0)) ** 2).mean())
+    flat = np.concatenate([a.ravel() for a in arrays])
+    return float(flat.var())
 
 
 def heads(probe: Probe) -> list[Head]:

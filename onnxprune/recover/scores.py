@@ -13,7 +13,7 @@ from ..axes.analysis import Analysis, Group
 from ..calibration.probe import Probe
 from ..calibration.statistics import Statistics
 from ..calibration.sums import Sums
-from ..criteria.data import Consumer, DataCriterion
+from ..criteria.data import Consumer, DataCriterion, GradientCriterion
 from ..criteria.registry import Rows, criteria
 from ..data import Data, Feed
 from ..select.choose import Options
@@ -47,7 +47,7 @@ def with_data(
     Raises `UnknownNameError` for an unknown criterion.
     """
     chosen = criteria[options.criterion] if options.criterion != "random" else None
-    if not isinstance(chosen, DataCriterion):
+    if not isinstance(chosen, DataCriterion | GradientCriterion):
         return options
     is_global = (options.scope or ("local" if options.ratio is not None else "global")) == "global"
     counted = [m for m in options.target if m in METRICS] or [m for m in [options.minimize] if m in METRICS]
@@ -56,6 +56,12 @@ def with_data(
         if say is not None:
             say("running the samples")
         metrics = (counted or ["macs"]) if is_global else ()
+        if isinstance(chosen, GradientCriterion):
+            from .gradients import score_by_gradients
+
+            return score_by_gradients(
+                analysis, groups, chosen, data, metrics=metrics, seed=options.seed, threads=threads
+            )
         return score_groups(analysis, groups, chosen, data, metrics=metrics, seed=options.seed, threads=threads)
 
     return replace(options, scorer=scorer)
@@ -94,11 +100,11 @@ def score_groups(
                 continue
             reads = list(_consumers(analysis, group, readers[group.id], statistics))
             found[group.id] = score_group(analysis, group, criterion, reads, outputs, seed)
-    savings = {g.id: _saved(analysis, g, metrics) if metrics else 1.0 for g in groups}
+    savings = {g.id: saved(analysis, g, metrics) if metrics else 1.0 for g in groups}
     return {g.id: (found[g.id][0] / savings[g.id], found[g.id][1]) for g in groups}
 
 
-def _saved(analysis: Analysis, group: Group, metrics: Sequence[str]) -> float:
+def saved(analysis: Analysis, group: Group, metrics: Sequence[str]) -> float:
     """Give what one unit of a group saves, as a part of what the model costs, averaged over half of its units."""
     removed = list(range(0, group.size, 2))
     less = analysis.costs(analysis.alive({group.id: removed}))
