@@ -211,7 +211,8 @@ def apply(
 
     `plan` may be the path of a plan file. `recover` repairs the weights that stay from samples, `data`: "bias" shifts
     biases by what is gone, "lstsq" (the default with `data`) fits weights and biases anew, "distill" then tunes them by
-    `distill_steps` steps of gradients, "none" leaves them; or it is what `repair` gave. Raises `PlanError` when the plan was made for another model.
+    `distill_steps` steps of gradients, "none" leaves them; or it is what `repair` gave. Raises `PlanError` when the
+    plan was made for another model.
     """
     from .rewrite.apply import apply_plan
 
@@ -320,7 +321,7 @@ class PruneResult:
         return self.plan.trade
 
 
-def prune(
+def prune(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     output: str | os.PathLike[str] | None = None,
     *,

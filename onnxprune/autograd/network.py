@@ -20,7 +20,6 @@ from .call import Call, Run, Tensor, call_of, key, torch_functions
 from .tensors import to_tensor
 
 Step = tuple[Call, Run, list[str], list[str]]
-DRAWN = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
 assert ops
 
 
@@ -45,7 +44,7 @@ class Network:
         self._steps: list[Step] = []
         for step in self._read(proto.graph.node):
             call, function, inputs, outputs = step
-            if all(n in self._fixed for n in inputs if n) and call.op not in (*DRAWN, "If"):
+            if all(n in self._fixed for n in inputs if n) and call.op != "If":
                 with torch.no_grad():
                     for name, value in zip(outputs, self._run(call, function, inputs, self._fixed), strict=False):
                         self._hold(name, value, tuned)
@@ -71,8 +70,7 @@ class Network:
         """Give the outputs for one feed of tensors by input name."""
         values = {**self._fixed, **self.weights, **feed}
         for k, (call, function, inputs, outputs) in enumerate(self._steps):
-            for name, value in zip(outputs, self._run(call, function, inputs, values), strict=False):
-                values[name] = value
+            values.update(zip(outputs, self._run(call, function, inputs, values), strict=False))
             for name in self._last[k]:
                 values.pop(name, None)
         return [values[n] for n in self.outputs]

@@ -14,7 +14,7 @@ Tensor = Any
 Array = np.ndarray[Any, Any]
 
 # Floats of any width are computed in 32 bits: gradients of fewer do not carry far.
-_TYPES = {
+_TYPES: dict[int, Any] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float32,
     TensorProto.BFLOAT16: torch.float32,

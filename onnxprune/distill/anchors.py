@@ -2,8 +2,8 @@
 
 A hundred samples have a hundred outputs, and weights enough to learn them by heart. Inside the model the same samples
 have thousands of values that should be what they were.
-Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, section 2.2, with many hints and no regressor, since
-what stays of a tensor stands for what it stood for.
+Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, section 2.2, with many hints and no regressor,
+since what stays of a tensor stands for what it stood for.
 """
 
 from __future__ import annotations

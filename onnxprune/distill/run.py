@@ -14,7 +14,7 @@ from ..axes.analysis import Analysis, Keep
 from ..calibration.probe import Probe
 from ..calibration.session import Session
 from ..data import load_data
-from ..errors import OptionError
+from ..errors import ModelError, OptionError
 from ..planfile import Plan
 from ..recover import Recovery, Tuning, recover
 from ..recover.masked import masked_weights
@@ -27,17 +27,20 @@ from .batches import Teacher, can_join, endless, joined
 from .tunable import Places, tunable
 
 if TYPE_CHECKING:
+    from ..autograd.network import Network
     from ..data import Feed
+    from ..graph.model import Model
 
 DISTILL = "distill"
 STEPS = 400
 BATCH = 16
 COMPARED = 8
+TOLERANCE = 1e-2
 Progress = Callable[[int, int], None]
 Array = np.ndarray[Any, Any]
 
 
-def distill(  # noqa: PLR0913  one argument per option
+def distill(
     analysis: Analysis,
     plan: Plan,
     data: Any,
@@ -65,6 +68,24 @@ def distill(  # noqa: PLR0913  one argument per option
         return replace(closed, how=DISTILL)
     feeds = list(islice(iter(load_data(data, analysis.model)), MOST_FEEDS))
     return _Distiller(analysis, plan, closed, feeds, threads).run(steps, seed, progress)
+
+
+def check_network(network: Network, model: Model, feed: Feed, threads: int | None) -> None:
+    """Run one feed in torch and in onnxruntime; raises `ModelError` where they give other numbers."""
+    import torch
+
+    from ..autograd.tensors import to_tensor
+
+    with torch.no_grad():
+        made = network({n: to_tensor(a) for n, a in feed.items()})
+    session = Session(model, model.label, threads)
+    for name, y, z in zip(network.outputs, made, session.run(network.outputs, feed), strict=True):
+        wrong = np.abs(y.numpy().astype(np.float64) - z).max(initial=0.0) if y.shape == z.shape else np.inf
+        if z.dtype.kind == "f" and not wrong <= TOLERANCE * max(float(np.ptp(z)) if z.size else 0.0, TOLERANCE):
+            raise ModelError(
+                f"{model.label}: {name!r} differs between torch and onnxruntime by {wrong:.3g}, so its gradients would "
+                "be those of another model. Repair without gradients (--recover lstsq)"
+            )
 
 
 class _Distiller:
@@ -96,6 +117,7 @@ class _Distiller:
         tuned = places.known(tunable(self.smaller), self.analysis.model.tensors)
         network = Network(built, tuned)
         assert [fetched[n] for n in asked] == network.outputs
+        check_network(network, built, self.held[0], self.threads)
         teacher = Teacher(self.probe, names, anchors, self.threads)
         joins = can_join(teacher, self.learn)
         with limited_threads(self.threads):

@@ -16,11 +16,15 @@ from .batches import Batch
 from .loss import Loss
 
 Array = np.ndarray[Any, Any]
+Tensor = Any
 RATE = 3e-3
 LEAST_SCALE = 1e-2
 WARM = 0.05
 JUDGED = 20
-PATIENCE = 10
+PATIENCE = 4
+LOWER = 3.0
+LOWEST = 0.1
+BETAS = (0.9, 0.99)
 CLIP = 1.0
 ANCHORED = 1.0
 
@@ -46,13 +50,14 @@ def train(
     """Tune the weights of `network` in place: they end as they were at the step that did best on `judge`.
 
     Each tensor learns at a rate in proportion to its own size. The rate rises over the first steps and falls as a
-    cosine; tuning ends early when samples held out have not gained for long.
-    Source: Kingma and Ba, Adam, ICLR 2015; rates in proportion as in Shazeer and Stern, Adafactor, ICML 2018, section 8.
+    cosine. When samples held out have not gained for long, it goes back to the best step and on at a third of the rate;
+    the third time it ends.
+    Source: Kingma and Ba, Adam, ICLR 2015; rates in proportion as in Shazeer and Stern, Adafactor, ICML 2018, sec. 8.
     """
     weights = list(network.weights.values())
     rates = [RATE * max(float(w.detach().square().mean().sqrt()), LEAST_SCALE) for w in weights]
     groups = [{"params": [w], "lr": r} for w, r in zip(weights, rates, strict=True)]
-    adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    adam = torch.optim.Adam(groups, betas=BETAS)
     held = [([to_tensor(a) for a in b.wanted], {n: to_tensor(a) for n, a in b.feed.items()}, b.n) for b in judge]
 
     def judged() -> tuple[float, float]:
@@ -71,7 +76,7 @@ def train(
         loss.weight = ANCHORED * lowest / inside
     best, kept = 0, [w.detach().clone() for w in weights]
     every = max(1, steps // JUDGED)
-    done = 0
+    done, since, scale = 0, 0, 1.0
     for step in range(1, steps + 1):
         batches = next(learn)
         n_rows = sum(b.n for b in batches)
@@ -80,7 +85,7 @@ def train(
             made = network({n: to_tensor(a) for n, a in batch.feed.items()})
             (loss(made, [to_tensor(a) for a in batch.wanted]) * (batch.n / n_rows)).backward()
         torch.nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], CLIP)
-        factor = _factor(step, steps)
+        factor = scale * _factor(step, steps)
         for group, rate in zip(adam.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         adam.step()
@@ -90,13 +95,21 @@ def train(
         if step % every == 0 or step == steps:
             value, _ = judged()
             if value < lowest:
-                lowest, best, kept = value, step, [w.detach().clone() for w in weights]
-            elif step - best >= PATIENCE * every:
-                break
-    with torch.no_grad():
-        for w, value in zip(weights, kept, strict=True):
-            w.copy_(value)
+                lowest, best, since, kept = value, step, step, [w.detach().clone() for w in weights]
+            elif step - since >= PATIENCE * every:
+                scale, since = scale / LOWER, step
+                if scale < LOWEST:
+                    break
+                _put(weights, kept)
+                adam.state.clear()
+    _put(weights, kept)
     return Course(done, best, first, lowest)
+
+
+def _put(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for w, value in zip(weights, values, strict=True):
+            w.copy_(value)
 
 
 def _factor(step: int, steps: int) -> float:

@@ -72,7 +72,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     if wanted is None and auto in ("SAME_UPPER", "SAME_LOWER"):
         wanted = [n * s for n, s in zip(sizes, strides, strict=True)]
     if wanted is not None:
-        total = [max(0, n + e - t) for n, e, t in zip(whole, extra, list(wanted)[-rank:], strict=True)]
+        total = [n + e - t for n, e, t in zip(whole, extra, list(wanted)[-rank:], strict=True)]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
     y = _TRANSPOSED[rank](x, w, stride=strides, dilation=dilations, groups=call.get("group", 1))
@@ -93,10 +93,11 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 @torch_op("SpaceToDepth")
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
-    """Pixels become blocks of channels."""
+    """Pixels become blocks of channels: mode DCR or CRD."""
     n, c, h, w = x.shape
     b = call.get("blocksize")
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b**2, h // b, w // b)
 
 
 @torch_op("Col2Im")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..call import Call, Run, Tensor, torch_functions, torch_op
+from ..call import Call, Tensor, torch_functions, torch_op
 from ..tensors import dtype_of
 
 
@@ -68,10 +68,16 @@ for _op, _function in {
     _plain(_op, _function)
 
 
-@torch_op("Identity", "Dropout")
-def identity(_: Call, x: Tensor, *__: Tensor) -> Tensor:
-    """Pass x on: what runs is never training."""
+@torch_op("Identity")
+def identity(_: Call, x: Tensor) -> Tensor:
+    """Pass x on."""
     return x
+
+
+@torch_op("Dropout")
+def dropout(_: Call, x: Tensor, *__: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop nothing: what runs is never training."""
+    return x, torch.ones_like(x, dtype=torch.bool)
 
 
 @torch_op("Div")

@@ -48,9 +48,7 @@ def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch_op("SkipLayerNormalization", domain=MICROSOFT)
-def skip_layer_norm(  # noqa: PLR0913, PLR0917  the operator's inputs
-    call: Call, x: Tensor, skip: Tensor, gamma: Tensor, beta: Any = None, bias: Any = None
-) -> Any:
+def skip_layer_norm(call: Call, x: Tensor, skip: Tensor, gamma: Tensor, beta: Any = None, bias: Any = None) -> Any:
     """Add, then normalize; the fourth output is the sum."""
     total = x + skip if bias is None else x + skip + bias
     y, mean, inverse = layer_norm(_last(call), total, gamma, beta)

@@ -31,13 +31,13 @@ def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """Slices by vectors of indices."""
     b = call.get("batch_dims", 0)
     at = indices.long()
-    n = at.shape[-1]
     places = [torch.where(i < 0, i + x.shape[b + k], i) for k, i in enumerate(at.unbind(-1))]
     before = [
         torch.arange(x.shape[k]).reshape([-1 if j == k else 1 for j in range(at.dim() - 1)]).expand(at.shape[:-1])
         for k in range(b)
     ]
-    return x[(*before, *places)] if n or b else x
+    at = (*before, *places)
+    return x[at] if at else x
 
 
 @torch_op("Slice")

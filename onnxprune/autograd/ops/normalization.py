@@ -10,8 +10,10 @@ from ..tensors import integers
 
 
 @torch_op("BatchNormalization")
-def batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:  # noqa: PLR0913, PLR0917  the operator's inputs
+def batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Normalize by given statistics."""
+    if call.get("training_mode", 0):
+        raise NotImplementedError("BatchNormalization in training mode")
     return functional.batch_norm(x, mean, variance, scale, bias, training=False, eps=call.get("epsilon", 1e-5))
 
 
@@ -37,7 +39,7 @@ def layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None)
     mean = x.mean(dim=dims, keepdim=True)
     inverse = torch.rsqrt(x.var(dim=dims, keepdim=True, unbiased=False) + call.get("epsilon", 1e-5))
     y = (x - mean) * inverse * scale
-    return y if bias is None else y + bias, mean, inverse
+    return (y if bias is None else y + bias), mean, inverse
 
 
 @torch_op("SimplifiedLayerNormalization")
@@ -51,7 +53,8 @@ def rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
 @torch_op("LpNormalization")
 def lp_norm(call: Call, x: Tensor) -> Tensor:
     """Divide by the p-norm along one axis."""
-    return x / torch.linalg.vector_norm(x, call.get("p", 2), dim=call.get("axis", -1), keepdim=True)
+    norm = torch.linalg.vector_norm(x, call.get("p", 2), dim=call.get("axis", -1), keepdim=True)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 @torch_op("MeanVarianceNormalization")

@@ -70,7 +70,9 @@ def global_max_pool(_: Call, x: Tensor) -> Tensor:
 @torch_op("LpPool")
 def lp_pool(call: Call, x: Tensor) -> Tensor:
     """The p-norm of each window."""
-    kernel, strides, _, pads, _ = _frame(call, x)
+    kernel, strides, dilations, pads, more = _frame(call, x)
+    if any(d != 1 for d in dilations) or any(more):
+        raise NotImplementedError("LpPool with dilations or ceil_mode")
     p, rank = call.get("p", 2), len(kernel)
     size = float(torch.tensor(kernel).prod())
     return (_AVERAGE[rank](padded(x.abs() ** p, pads), kernel, strides) * size) ** (1 / p)

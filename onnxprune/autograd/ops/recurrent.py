@@ -115,9 +115,7 @@ def lstm(  # noqa: PLR0913, PLR0917  the operator's inputs
 
 
 @torch_op("GRU")
-def gru(  # noqa: PLR0913, PLR0917  the operator's inputs
-    call: Call, x: Tensor, w: Tensor, r: Tensor, b: Any = None, lens: Any = None, h: Any = None
-) -> Any:
+def gru(call: Call, x: Tensor, w: Tensor, r: Tensor, b: Any = None, lens: Any = None, h: Any = None) -> Any:
     """Gates in the order z, r, h. Source: ONNX GRU-14."""
     n = r.shape[-1]
     after = bool(call.get("linear_before_reset", 0))
@@ -126,13 +124,14 @@ def gru(  # noqa: PLR0913, PLR0917  the operator's inputs
         f, g = _activations(call, k, ("Sigmoid", "Tanh"))
         bw, br = (torch.zeros(6 * n) if b is None else b[k]).chunk(2)
         wk, rk = w[k].T, r[k].T
+        rh, bh = rk[:, 2 * n :], br[2 * n :]
 
         def step(xt: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (ht,) = state
             xz, xr, xh = (xt @ wk + bw).chunk(3, dim=-1)
             hz, hr = (ht @ rk[:, : 2 * n] + br[: 2 * n]).chunk(2, dim=-1)
             z, reset = f(_clipped(call, xz + hz)), f(_clipped(call, xr + hr))
-            inner = reset * (ht @ rk[:, 2 * n :] + br[2 * n :]) if after else (reset * ht) @ rk[:, 2 * n :] + br[2 * n :]
+            inner = reset * (ht @ rh + bh) if after else (reset * ht) @ rh + bh
             return ((1 - z) * g(_clipped(call, xh + inner)) + z * ht,)
 
         return step
@@ -141,9 +140,7 @@ def gru(  # noqa: PLR0913, PLR0917  the operator's inputs
 
 
 @torch_op("RNN")
-def rnn(  # noqa: PLR0913, PLR0917  the operator's inputs
-    call: Call, x: Tensor, w: Tensor, r: Tensor, b: Any = None, lens: Any = None, h: Any = None
-) -> Any:
+def rnn(call: Call, x: Tensor, w: Tensor, r: Tensor, b: Any = None, lens: Any = None, h: Any = None) -> Any:
     """One gate. Source: ONNX RNN-14."""
     n = r.shape[-1]
 

@@ -56,5 +56,7 @@ def arg_extreme(call: Call, x: Tensor) -> Tensor:
 def topk(call: Call, x: Tensor, k: Tensor | None = None) -> Any:
     """The k largest or smallest with their indices."""
     n = call.get("k") if k is None else int(k.item())
-    found = torch.topk(x, n, dim=call.get("axis", -1), largest=bool(call.get("largest", 1)))
-    return found.values, found.indices
+    axis = call.get("axis", -1)
+    # Of equal elements the first counts, which torch.topk does not promise.
+    values, indices = torch.sort(x, dim=axis, descending=bool(call.get("largest", 1)), stable=True)
+    return values.narrow(axis, 0, n), indices.narrow(axis, 0, n)

@@ -95,7 +95,7 @@ def _linear(at: Tensor) -> list[tuple[Any, Any]]:
 def _cubic(at: Tensor, a: float) -> list[tuple[Any, Any]]:
     low = torch.floor(at)
     t = at - low
-    near = lambda d: ((a + 2) * d - (a + 3)) * d * d + 1  # noqa: E731  two short polynomials
-    far = lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a  # noqa: E731
-    weights = [far(t + 1), near(t), near(1 - t), far(2 - t)]
+    near = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (t, 1 - t)]
+    far = [((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (t + 1, 2 - t)]
+    weights = [far[0], *near, far[1]]
     return [(low.long() + k - 1, w) for k, w in enumerate(weights)]

@@ -58,7 +58,8 @@ def eye_like(call: Call, x: Tensor) -> Tensor:
 def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """The second value where the index stands, else the first."""
     n = int(depth.item())
-    hot = torch.nn.functional.one_hot(indices.long() % n, n).bool()
+    at = torch.where(indices < 0, indices + n, indices)
+    hot = at.unsqueeze(-1) == torch.arange(n)
     axis = call.get("axis", -1) % (indices.dim() + 1)
     return torch.where(hot, values[1], values[0]).movedim(-1, axis)
 

@@ -1,0 +1,163 @@
+"""Distillation: better on what was held out or undone, the same every time, and proved by verification."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import onnxprune
+from onnxprune.cli import main
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.graph.model import Model, save
+from tests.recover.test_products import draw, model_of
+from tests.recover.test_recover import cnn, feeds, mlp
+
+pytest.importorskip("torch")
+
+SOFT = """g (float[n, 6] x) => (float[n, 5] y)
+{ a = Gemm (x, w1, b1)  h = Relu (a)  c = Gemm (h, w2, b2)  k = Tanh (c)  z = Gemm (k, w3, b3)  y = Softmax (z) }"""
+
+
+def soft() -> Model:
+    plain = mlp()
+    names = ("w1", "b1", "w2", "b2", "w3", "b3")
+    return model_of(SOFT, **{n: plain.array(n) for n in names})
+
+
+CASES = {"mlp": (mlp, (1, 6)), "cnn": (cnn, (1, 3, 8, 7)), "softmax": (soft, (1, 6))}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_error_falls_further_than_least_squares_takes_it(case: str) -> None:
+    make, shape = CASES[case]
+    model, samples = make(), feeds(shape, 48)
+    analysis = onnxprune.analyze(model)
+    plan = onnxprune.plan(analysis, ratio=0.4, data=samples, threads=1)
+    closed = onnxprune.repair(analysis, plan, samples, threads=1)
+    tuned = onnxprune.repair(analysis, plan, samples, how="distill", distill_steps=120, threads=1)
+    assert tuned.tuning is not None
+    assert tuned.tuning.kept
+    assert tuned.tuning.before == pytest.approx(closed.after, rel=1e-3)
+    assert tuned.after is not None
+    assert tuned.after == tuned.tuning.after < 0.99 * tuned.tuning.before
+    assert {n: v.shape for n, v in tuned.values.items()} == {n: model.array(n).shape for n in tuned.values}
+    smaller = onnxprune.apply(analysis, plan, recover=tuned)
+    verdict = onnxprune.verify(model, smaller, plan=plan, data=samples)
+    verdict.raise_if_failed()
+    assert any(p.key == "onnxprune.repaired" for p in smaller.proto.metadata_props)
+
+
+def test_one_thread_gives_the_same_bits_and_another_seed_others() -> None:
+    model, samples = mlp(), feeds((1, 6), 24)
+    plan = onnxprune.plan(model, ratio=0.4, data=samples, threads=1)
+    tuned = [
+        onnxprune.repair(model, plan, samples, how="distill", distill_steps=20, seed=s, threads=1) for s in (0, 0, 1)
+    ]
+    first, again, other = ({n: v.tobytes() for n, v in t.values.items()} for t in tuned)
+    assert first == again
+    assert first != other
+
+
+def test_what_is_no_better_on_feeds_held_out_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxprune.distill.train as steps
+
+    monkeypatch.setattr(steps, "RATE", 30.0)
+    model, samples = mlp(), feeds((1, 6), 24)
+    plan = onnxprune.plan(model, ratio=0.4, data=samples, threads=1)
+    closed = onnxprune.repair(model, plan, samples, threads=1)
+    tuned = onnxprune.repair(model, plan, samples, how="distill", distill_steps=5, threads=1)
+    assert tuned.tuning is not None
+    assert not tuned.tuning.kept
+    assert tuned.after == closed.after
+    assert {n: v.tobytes() for n, v in tuned.values.items()} == {n: v.tobytes() for n, v in closed.values.items()}
+
+
+def test_samples_that_cannot_be_joined_are_taken_one_by_one() -> None:
+    text = "g (float[5, 6] x) => (float[5, 4] y) { a = MatMul (x, w1)  h = Relu (a)  y = MatMul (h, w2) }"
+    model = model_of(text, w1=draw(6, 12), w2=draw(12, 4))
+    samples = feeds((5, 6), 12)
+    plan = onnxprune.plan(model, ratio=0.5, data=samples, threads=1)
+    tuned = onnxprune.repair(model, plan, samples, how="distill", distill_steps=40, threads=1)
+    assert tuned.tuning is not None
+    assert tuned.tuning.kept
+
+
+def test_masks_and_scalars_are_no_weights() -> None:
+    from onnxprune.calibration.probe import Probe
+    from onnxprune.distill.tunable import tunable
+
+    text = """g (float[n, 6] x) => (float[n, 6] y)
+    { a = MatMul (x, w)  b = Add (a, bias)  c = Mul (b, two)  d = Add (c, mask)  t = Reshape (v, s)  y = Add (d, t) }"""
+    model = model_of(
+        text, w=draw(6, 6), bias=draw(6), two=np.float32([2]), mask=np.float32([0, 0, 0, 0, 0, -1e9]), v=draw(1, 6),
+        s=np.array([6]),
+    )  # fmt: skip
+    assert tunable(Probe(model)) == ["w", "bias", "v"]
+
+
+def test_mixtures_are_between_samples() -> None:
+    from onnxprune.distill.batches import mixed
+
+    rng = np.random.default_rng(0)
+    low, high = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
+    floats = mixed({"x": np.concatenate([low, high])}, rng)["x"]
+    assert floats.dtype == np.float32
+    assert ((floats > 0) & (floats < 1)).all()
+    assert (floats == floats[:, :1]).all()
+    tokens = np.array([[1] * 9, [2] * 9])
+    spliced = mixed({"x": tokens, "mask": tokens * 10}, rng)
+    assert set(spliced["x"].ravel()) == {1, 2}
+    assert (spliced["mask"] == spliced["x"] * 10).all()
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model, samples = mlp(), feeds((1, 6), 8)
+    plan = onnxprune.plan(model, ratio=0.4)
+    with pytest.raises(OptionError, match=r"pip install 'onnxprune\[torch\]'"):
+        onnxprune.repair(model, plan, samples, how="distill")
+    with pytest.raises(OptionError, match=r"criterion 'taylor' needs torch: pip install"):
+        onnxprune.plan(model, ratio=0.4, criterion="taylor", data=samples)
+
+
+def test_options_that_say_nothing_are_refused() -> None:
+    model, samples = mlp(), feeds((1, 6), 8)
+    plan = onnxprune.plan(model, ratio=0.4)
+    with pytest.raises(OptionError, match="distill_steps counts"):
+        onnxprune.repair(model, plan, samples, distill_steps=5)
+    with pytest.raises(OptionError, match="at least 1"):
+        onnxprune.repair(model, plan, samples, how="distill", distill_steps=0)
+
+
+def test_an_operator_without_a_counterpart_is_named() -> None:
+    text = """g (float[n, 6] x) => (float[n, 4] y)
+    { a = MatMul (x, w1)  q, s, z = DynamicQuantizeLinear (a)  h = DequantizeLinear (q, s, z)  y = MatMul (h, w2) }"""
+    model, samples = model_of(text, w1=draw(6, 12), w2=draw(12, 4)), feeds((1, 6), 8)
+    plan = onnxprune.plan(model, ratio=0.5)
+    assert not plan.empty
+    with pytest.raises(ModelError, match=r"DequantizeLinear.*--recover lstsq"):
+        onnxprune.repair(model, plan, samples, how="distill")
+
+
+def test_the_command_line_tells_what_tuning_did(tmp_path: Path) -> None:
+    source, out, data = tmp_path / "m.onnx", tmp_path / "out.onnx", tmp_path / "d.npz"
+    save(mlp(), source)
+    np.savez(data, x=np.concatenate([f["x"] for f in feeds((1, 6), 24)]))
+    call = ["prune", str(source), "-o", str(out), "--ratio", "0.4", "--data", str(data), "--threads", "1"]
+    result = CliRunner().invoke(main, [*call, "--recover", "distill", "--distill-steps", "30", "--json"])
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.output)
+    tuning = document["recovery"]["tuning"]
+    assert document["recovery"]["recover"] == "distill"
+    assert tuning["steps"] <= 30
+    assert tuning["error_after"] < tuning["error_before"]
+    assert document["verification"]["ok"]
+    wrong = CliRunner().invoke(main, [*call, "--distill-steps", "30"])
+    assert wrong.exit_code == 2
+    assert "--recover distill" in wrong.output
