@@ -39,14 +39,18 @@ class Loss:
 
     def at_outputs(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         """Give the part of the outputs alone."""
-        total = torch.zeros(())
-        n = 0
-        for head, variance, y, t in zip(self._heads, self._variances, made, wanted, strict=False):
-            if not t.is_floating_point():
-                continue
-            n += 1
-            total = total + torch.square(y - t).mean() / max(variance, TINY)
+        parts = [torch.zeros(())]
+        for head, y, t in zip(self._heads, made, wanted, strict=False):
             if head.squash in ("Softmax", "LogSoftmax"):
                 log_p, log_q = torch.log_softmax(t, head.axis), torch.log_softmax(y, head.axis)
-                total = total + (log_p.exp() * (log_p - log_q)).sum(head.axis).mean()
-        return total / max(1, n)
+                parts.append((log_p.exp() * (log_p - log_q)).sum(head.axis).mean())
+        return self.squared(made, wanted) + sum(parts) / max(1, len(self._floats(wanted)))
+
+    def squared(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Give the squared error of the outputs over their variance alone."""
+        at = self._floats(wanted)
+        parts = [torch.square(made[k] - wanted[k]).mean() / max(self._variances[k], TINY) for k in at]
+        return sum(parts, torch.zeros(())) / max(1, len(at))
+
+    def _floats(self, wanted: Sequence[Tensor]) -> list[int]:
+        return [k for k in range(len(self._heads)) if wanted[k].is_floating_point()]
