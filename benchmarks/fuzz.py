@@ -83,9 +83,7 @@ def watch(start: int, end: int, commands: str, tally: Tally) -> int:
     command = [sys.executable, __file__, "--worker", "--start", str(start), "--count", str(end - start)]
     with (
         tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            [*command, "--commands", commands], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT
-        ) as child,
+        subprocess.Popen([*command, "--commands", commands], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT) as child,
     ):
         assert child.stdout is not None
         last: dict[str, Any] = {"k": start, "command": "start"}
