@@ -148,13 +148,13 @@ def test_calibration_data_repairs_every_candidate(monkeypatch: pytest.MonkeyPatc
     import onnxprune.api
 
     made: list[tuple[object, object]] = []
-    real = onnxprune.api.apply
+    real = onnxprune.api.stages.apply
 
     def watched(model: object, plan: Plan, **options: object) -> Model:
         made.append((options.get("recover"), options.get("data")))
         return real(model, plan)
 
-    monkeypatch.setattr(onnxprune.api, "apply", watched)
+    monkeypatch.setattr(onnxprune.api.stages, "apply", watched)
     data = str(SAMPLES / "digits_calibration.npz")
     plan = onnxprune.plan(
         SAMPLES / "digits_cnn.onnx", max_drop=0.1, metric=ACCURACY, data=data, recover="bias", criterion="l2"
