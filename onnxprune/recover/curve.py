@@ -52,6 +52,7 @@ def score_group(
     group: Group,
     criterion: DataCriterion,
     reads: Sequence[Reads],
+    *,
     outputs: Outputs | None,
     seed: int,
 ) -> tuple[Rows, dict[str, Any]]:

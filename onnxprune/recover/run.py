@@ -21,7 +21,7 @@ from ..data import Feed, load_data
 from ..errors import DataError, OptionError, unknown_name
 from ..planfile import Plan
 from .fit import Fit, Moments, error, proposals
-from .masked import masked_weights
+from .masked import hidden_from_masks, masked_weights
 from .moments import Gathered, Sampler, feed_shapes, rows_judged, rows_wanted, view_of
 from .outputs import Outputs
 from .products import Array, Product, find_products
@@ -69,6 +69,9 @@ def recover(
             "leave the weights as they are (--recover none)"
         )
     alive = analysis.alive({g.id: g.removed for g in plan.groups})
+    if (hidden := hidden_from_masks(analysis, alive)) is not None:
+        why = f"the cut of {hidden!r} cannot be followed: its zero points are computed, or differ"
+        return Recovery(how, {}, tuple(Repair(p.name, p.weight, "none", why=why) for p in find_products(analysis)[0]))
     return _Recoverer(analysis, probe, alive, feeds, how, threads).run(progress)
 
 

@@ -19,6 +19,7 @@ from ..data import Data, Feed
 from ..select.choose import Options
 from ..select.target import METRICS
 from .curve import CHECKPOINTS, Reads, score_group, score_unseen
+from .masked import hidden_from_masks
 from .moments import Sampler, feed_shapes, rows_wanted, view_of
 from .outputs import Outputs
 from .products import Product, find_products
@@ -99,7 +100,9 @@ def score_groups(
                 found[group.id] = score_unseen(analysis, group, criterion, seed)
                 continue
             reads = list(_consumers(analysis, group, readers[group.id], statistics))
-            found[group.id] = score_group(analysis, group, criterion, reads, outputs, seed)
+            hidden = hidden_from_masks(analysis, analysis.alive({group.id: [0]}))
+            seen = outputs if hidden is None else None
+            found[group.id] = score_group(analysis, group, criterion, reads, seed=seed, outputs=seen)
     savings = {g.id: saved(analysis, g, metrics) if metrics else 1.0 for g in groups}
     return {g.id: (found[g.id][0] / savings[g.id], found[g.id][1]) for g in groups}
 

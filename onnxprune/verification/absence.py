@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
+from ..graph.codes import MOVES_CODES, ZERO_POINT_SLOT
 from .tensors import Use
 
 
@@ -48,29 +49,6 @@ _SAME_VALUES = frozenset(
 )
 _NORMS = frozenset(("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMean", "LpNormalization"))
 _INSIDE_NORM = frozenset(("Mul", "Pow", "Abs", "Sqrt", "Add", "Clip", "Max", "Cast", "Unsqueeze", "Reshape", "Expand"))
-# Slot of a quantized weight: slot of its zero point, None for a bias, which has none.
-ZERO_POINT_SLOT: dict[tuple[str, int], int | None] = {
-    ("DequantizeLinear", 0): 2,
-    ("QLinearConv", 3): 5,
-    ("QLinearConv", 8): None,
-    ("QLinearMatMul", 0): 2,
-    ("QLinearMatMul", 3): 5,
-    ("ConvInteger", 1): 3,
-    ("MatMulInteger", 0): 2,
-    ("MatMulInteger", 1): 3,
-    ("QGemm", 3): 5,
-    ("QGemm", 6): None,
-    ("QLinearAdd", 0): 2,
-    ("QLinearAdd", 3): 5,
-    ("QLinearMul", 0): 2,
-    ("QLinearMul", 3): 5,
-    ("MatMulIntegerToFloat", 0): 4,
-    ("MatMulIntegerToFloat", 1): 5,
-    ("DynamicQuantizeMatMul", 1): 3,
-    ("DynamicQuantizeLSTM", 1): 9,
-    ("DynamicQuantizeLSTM", 2): 11,
-}
-_MOVES_CODES = _SAME_VALUES - {"Cast"} | {"Gather"}
 
 
 def code_reader(use: Use, uses: Mapping[str, Sequence[Use]]) -> Use | None:
@@ -80,7 +58,7 @@ def code_reader(use: Use, uses: Mapping[str, Sequence[Use]]) -> Use | None:
         current = waiting.pop()
         if (current.node.op_type, current.slot) in ZERO_POINT_SLOT:
             return current
-        if current.node.op_type in _MOVES_CODES and current.slot == 0:
+        if current.node.op_type in MOVES_CODES and current.slot == 0:
             for further in (u for output in current.node.output for u in uses.get(output, ())):
                 if (id(further.node), further.slot) not in seen:
                     seen.add((id(further.node), further.slot))

@@ -14,9 +14,10 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import PlanError
+from ..graph.codes import ZERO_POINT_SLOT
 from ..graph.model import Model
 from ..planfile import ROLES, Plan, PlanSlice
-from .absence import ZERO_POINT_SLOT, Meaning, code_reader, meaning
+from .absence import Meaning, code_reader, meaning
 from .sharing import Readers, assign_results
 from .tensors import CODE_TYPES, FLOAT_TYPES, Array, Held, Use, held_tensors, same_bits, to_array, uses_by_name
 
