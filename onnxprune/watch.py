@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import threading
 from collections.abc import Iterator
 
 SIZE = 512
 _state: dict[str, mmap.mmap] = {}
+_under_way: list[str] = []
+_lock = threading.Lock()
 
 
 def new_page() -> mmap.mmap:
@@ -27,18 +30,27 @@ def tell(page: mmap.mmap) -> None:
 
 @contextlib.contextmanager
 def watched(what: str) -> Iterator[None]:
-    """Say that `what` has begun, such as "onnxruntime loads model.onnx", and then that it is over."""
-    page = _state.get("page")
-    if page is None:
+    """Say that `what` has begun, such as "onnxruntime loads model.onnx", and then that it is over.
+
+    Of what is under way at once, on several threads or one inside another, the page shows what has begun last.
+    """
+    if "page" not in _state:
         yield
         return
-    text = what.encode(errors="replace")[: SIZE - 3]
-    before = page[:]
-    page[:] = bytes([(before[0] + 1) % 256, len(text) % 256, len(text) // 256]) + text.ljust(SIZE - 3, b"\0")
+    with _lock:
+        _under_way.append(what)
+        _show(_state["page"])
     try:
         yield
     finally:
-        page[:] = bytes([(page[0] + 1) % 256, *before[1:]])
+        with _lock:
+            _under_way.remove(what)
+            _show(_state["page"])
+
+
+def _show(page: mmap.mmap) -> None:
+    text = (_under_way[-1] if _under_way else "").encode(errors="replace")[: SIZE - 3]
+    page[:] = bytes([(page[0] + 1) % 256, len(text) % 256, len(text) // 256]) + text.ljust(SIZE - 3, b"\0")
 
 
 def read(page: mmap.mmap) -> tuple[int, str]:

@@ -1,7 +1,8 @@
 """`gather`: run a model over samples, and accumulate what is wanted about its inner tensors.
 
-Memory holds, besides the model: the tensors fetched for one feed and the sums, each at most `memory_bytes` as far as
-shapes are known beforehand (one tensor or one Gram matrix that is larger comes alone), and chunks of a few times 32 MB.
+Memory holds, besides the model: the tensors fetched for one feed, those of the feeds that run ahead of it, and the
+sums, each at most `memory_bytes` as far as shapes are known beforehand (one tensor or one Gram matrix that is larger
+comes alone), and chunks of a few times 32 MB.
 What does not fit together is gathered in several passes over the feeds.
 """
 
@@ -19,6 +20,7 @@ from ..data import Data, Feed, load_data
 from ..errors import OptionError
 from ..graph.model import Model
 from ..graph.shapes import Shapes
+from .ordered import in_order
 from .probe import Probe
 from .reading import read, reads_state
 from .session import Session
@@ -49,7 +51,7 @@ def gather(
     only once is kept in memory. `weights` gives other values to initializers or Constants by flat name; `reference`
     those of the model that "cross" compares with, by default the model as it is. What cannot be gathered gets a
     `Statistics` that says why. `progress(done, total)` is called after every feed. Give a `Probe` to analyze a model
-    once for several calls. The same arguments give the same bits for one number of `threads`.
+    once for several calls. `threads` feeds run at once (None: one for each core, up to 8), which does not change a bit.
 
     Raises `DataError` for feeds that do not fit the model or hold nothing, `OptionError` for a `Wanted` without a node,
     `UnknownNameError` for a weight that is none, `ModelError` when onnxruntime does not run the model.
@@ -69,7 +71,7 @@ def gather(
     passes = _passes(jobs, memory_bytes)
     done, total = 0, len(passes) * survey.n_feeds
     for together in passes:
-        for _ in _run(probe, together, data, (dict(weights or {}), dict(reference or {})), threads):
+        for _ in _run(probe, together, data, (dict(weights or {}), dict(reference or {})), threads, memory_bytes):
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -210,15 +212,24 @@ def _passes(jobs: Sequence[_Job], limit: int) -> list[list[_Job]]:
 
 
 def _run(
-    probe: Probe, jobs: Sequence[_Job], feeds: Data, weights: tuple[Weights, Weights], threads: int | None
+    probe: Probe,
+    jobs: Sequence[_Job],
+    feeds: Data,
+    weights: tuple[Weights, Weights],
+    threads: int | None,
+    memory_bytes: int,
 ) -> Iterator[None]:
     """Run one pass, with the reference beside it where it is needed; yields after every feed."""
     names = list(dict.fromkeys(name for job in jobs for name in job.view.names))
     crossed = list(dict.fromkeys(name for job in jobs if "cross" in job.sums.needs for name in job.view.names))
     fetch = _Fetch(probe, names, weights[0], threads)
     beside = _Fetch(probe, crossed, weights[1], threads) if crossed else None
-    for feed in feeds:
-        values, others = fetch(feed), beside(feed) if beside is not None else {}
+
+    def both(feed: Feed) -> tuple[dict[str, Array], dict[str, Array]]:
+        return fetch(feed), beside(feed) if beside is not None else {}
+
+    at_once = min(f.threads for f in (fetch, beside) if f is not None)
+    for values, others in in_order(both, feeds, at_once, ahead_bytes=memory_bytes):
         for job in jobs:
             tensors = [values[name] for name in job.view.names]
             # The branch of an If that did not run gives empty tensors.
@@ -234,10 +245,12 @@ class _Fetch:
         self.fixed = {name: value for name in names if (value := probe.constant(name, weights)) is not None}
         self.given = [name for name in names if name in probe.inputs]
         self.run = [name for name in names if name not in self.fixed and name not in probe.inputs]
+        self.threads = 1
         if self.run:
             built, outputs = probe.build(self.run, weights)
             self.outputs = [outputs[name] for name in self.run]
             self.session = Session(built, probe.model.label, threads)
+            self.threads = self.session.threads
 
     def __call__(self, feed: Feed) -> dict[str, Array]:
         values = self.fixed | {name: np.asarray(feed[name]) for name in self.given}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ from .supervised import supervised
 INTERNAL = 3
 INTERRUPTED = 130
 TERMINATED = 143
+NUMPY_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class Failure(click.ClickException):
@@ -80,6 +82,8 @@ class Program(click.Group):
         sys.exit(run() if args is not None else self._supervised(run))
 
     def _supervised(self, run: Callable[[], int]) -> int:
+        # numpy's sums depend on the number of its threads, which it reads once, when it is imported.
+        os.environ.update(dict.fromkeys(NUMPY_THREADS, "1"))
         try:
             return supervised(run)
         except click.UsageError as error:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ..calibration.session import Session
 from ..data import Feed
 from ..graph.model import Model
-from ..verification import open_session, run
 from .facts import Facts
 from .known import Array, Known
 from .readers import readers
@@ -30,9 +30,9 @@ def observe(facts: Facts, feeds: Iterable[Feed]) -> None:
         return
     low: dict[str, Array] = {}
     high: dict[str, Array] = {}
-    session = open_session(_with_outputs(facts, names))
-    for feed in feeds:
-        for name, value in zip(names, run(session, feed, facts.analysis.model.label, names), strict=True):
+    session = Session(_with_outputs(facts, names), facts.analysis.model.label, None)
+    for values in session.each(names, feeds):
+        for name, value in zip(names, values, strict=True):
             if not value.size:
                 continue
             others = tuple(k for k in range(value.ndim) if k != axes[name])

@@ -149,5 +149,5 @@ class _Distiller:
         for probe in (self.smaller, self.probe):
             built, outputs = probe.build(asked, {})
             session = Session(built, probe.model.label, self.threads)
-            rows.append([session.run([outputs[n] for n in asked], feed) for feed in self.learn[:COMPARED]])
+            rows.append(list(session.each([outputs[n] for n in asked], self.learn[:COMPARED])))
         return chosen(found, *rows) if found else []

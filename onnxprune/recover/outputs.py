@@ -48,7 +48,7 @@ class Outputs:
     def _run(self, weights: Mapping[str, Array], probe: Probe) -> list[list[Array]]:
         built, outputs = probe.build(self._names, weights)
         session = Session(built, probe.model.label, self._threads)
-        return [session.run([outputs[n] for n in self._names], feed) for feed in self._feeds]
+        return list(session.each([outputs[n] for n in self._names], self._feeds))
 
     @property
     def variances(self) -> list[float]:

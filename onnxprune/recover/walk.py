@@ -6,7 +6,7 @@ would cost as many runs as there are layers; a walk costs one, and a few more wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -48,11 +48,12 @@ class Walk:
         session, outputs = self._session(fetch, known) if fetch else (None, {})
         size = 0
         rows: list[Feed] = []
-        for k, feed in enumerate(self._feeds):
-            values = dict(self._kept[k])
-            if session is not None:
-                found = session.run([outputs[n] for n in fetch], {**self._used(session, feed, k)})
-                values.update(zip(fetch, found, strict=True))
+        runs: Iterable[list[Array]] = [[] for _ in self._feeds]
+        if session is not None:
+            used = (self._used(session, feed, k) for k, feed in enumerate(self._feeds))
+            runs = session.each([outputs[n] for n in fetch], used)
+        for kept, feed, found in zip(self._kept, self._feeds, runs, strict=True):
+            values = {**kept, **dict(zip(fetch, found, strict=True))}
             yield {**fixed, **{n: np.asarray(feed[n]) for n in given}, **{n: values[n] for n in run}}
             if goes_on and size <= KEEP_BYTES:
                 rows.append({n: values[n] for n in edge})
