@@ -617,7 +617,10 @@ def test_signals(number, code):
     options = ["m.onnx", "-o", "o.onnx", "--ratio", "0.5", "--data", "slow.py:feeds"]
     command = [sys.executable, "-m", "onnxprune", "prune", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # A shell has its background jobs ignore SIGINT, and children inherit that; a handler of this process they do not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        signal.signal(signal.SIGINT, before)
         for _ in range(600):
             if Path("started").exists():
                 break

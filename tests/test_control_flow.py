@@ -683,8 +683,8 @@ def test_a_loop_inside_a_function() -> None:
 
 
 def test_a_loop_whose_declared_rounds_are_not_those_of_the_analysis() -> None:
-    """Rows of one axis are stacked, and a later declaration says how many: of an output it binds nobody, of a value
-    between nodes it is a contradiction that freezes, no crash."""
+    """Rows of one axis are stacked. A later declaration of how many binds nobody; a tensor that they are added to does,
+    and where that is a contradiction it freezes, no crash."""
     inside = body(
         "inside",
         [node("MatMul", "state a", "next"), node("MatMul", "next c", "row"), node("Less", "round last_round", "go_on")],
@@ -709,7 +709,12 @@ def test_a_loop_whose_declared_rounds_are_not_those_of_the_analysis() -> None:
     assert sizes(declared("rounds")) == sizes(declared(5)) == [18]
     between = declared("rounds")
     between.graph.value_info.append(info("r", 5, 18))
-    analysis = onnxprune.analyze(between)
+    assert sizes(between) == [18]
+    added = declared("rounds")
+    added.graph.node[1].CopyFrom(node("Add", "rows k", "r"))
+    added.graph.initializer.append(tensor("k", 5, 18))
+    added.graph.output.append(info("r", 5, 18))
+    analysis = onnxprune.analyze(added)
     assert not analysis.groups
     assert any("how often a loop runs shows at run time only" in row.reason for row in analysis.locked)
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from ..errors import RuleDefect, unknown_name
 from ..graph.model import Model
-from ..graph.shapes import LENGTHS, disbelieve
-from ..graph.view import skeleton
+from ..graph.shapes import LENGTHS
 from .blame import blame
 from .blocks import find_contexts
 from .collect import Collection
@@ -429,15 +428,17 @@ def analyze_model(model: Model, input_shapes: Mapping[str, Sequence[int]] | None
     from .. import rules  # noqa: F401  registers the built-in rules
 
     first: RuleDefect | None = None
-    for believed in (True, False):
+    for _ in range(2):
         with _garbage_uncollected():
             for lengths in ((None, *LENGTHS), *((n,) for n in SHORT_LENGTHS)):
                 try:
                     return Analysis(model, input_shapes, lengths)
                 except RuleDefect as defect:  # noqa: PERF203  at most three times
                     first = first or defect
-        if believed and not disbelieve(model.flat, skeleton(model.skeleton, model.flat), input_shapes):
+        if not model.flat.value_info:
             break
+        # What is declared behind operators that tell no shapes may be stale, and is not needed: unknown is frozen.
+        model.flat.value_info = []
     assert first is not None
     blame(model, input_shapes, first)
     raise first

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from ..errors import RuleDefect
 from ..graph.flatten import DOMAIN
 from ..graph.model import Model
-from ..graph.shapes import LENGTHS, Shapes, concrete_shapes
+from ..graph.shapes import LENGTHS, Shapes, concrete_shapes, disbelieve
 from ..graph.view import View, skeleton, view
 from ..registry import Registry
 from .op import Op, Unruly, Value
@@ -65,6 +65,7 @@ class Collection:
     ) -> None:
         self.model = model
         bare = skeleton(model.skeleton, model.flat)
+        disbelieve(model.flat, bare, input_shapes)
         self.view: View = view(model, bare)
         self.shapes: Shapes = concrete_shapes(model.flat, bare, input_shapes, lengths)
         self._measure_outputs(bare, input_shapes)
@@ -241,14 +242,15 @@ class Collection:
 
         What lies behind one of them gets its shape from it, so the next one may be run after that.
         """
-        sizes = self.shapes.sizes
+        sizes, known = self.shapes.sizes, []
         for _ in range(MAX_MEASURES if not self.shapes.input_shapes and not self.model.flat.varying else 0):
             blind = [n for n in self._nodes_to_try().values() if any(o and sizes.get(o) is None for o in n.output)]
             ready = [n for n in blind if all(sizes.get(i) is not None for i in n.input if i)]
             found = measure(self.model, self.shapes, ready) if ready else []
             if not found:
                 return
-            bare.graph.value_info.extend(found)
+            known += found
+            disbelieve(self.model.flat, bare, input_shapes, known)
             self.shapes = concrete_shapes(self.model.flat, bare, input_shapes)
             sizes = self.shapes.sizes
 

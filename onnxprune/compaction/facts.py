@@ -190,7 +190,7 @@ class Facts:
         return node
 
     def _pass(self, op: Op) -> None:
-        if not any(y is not None for y in op.outputs) or not _is_understood(op):
+        if not any(y is not None for y in op.outputs) or not is_understood(op):
             return
         if any(v is not None and 0 in v.shape for v in (*op.inputs, *op.outputs)):
             return
@@ -224,7 +224,7 @@ class Facts:
                 self._known[y.name] = Known.constant(array)
 
 
-def _is_understood(op: Op) -> bool:
+def is_understood(op: Op) -> bool:
     """Say whether the shapes of all inputs are known, and nothing is without elements."""
     given = zip(op.node.inputs, op.inputs, strict=True)
     values = (v for v in (*op.inputs, *op.outputs) if v is not None)

@@ -15,7 +15,7 @@ import numpy as np
 from ..axes.analysis import Analysis, Keep
 from ..axes.op import Op, Value
 from ..axes.relations import Axis
-from .facts import Facts, Step
+from .facts import Facts, Step, is_understood
 from .known import Array, Mask
 from .moving import ONE, Moving
 from .transfer_linear import window_sums
@@ -87,7 +87,8 @@ def readers(facts: Facts) -> list[Reader]:
     for op in facts.analysis.collection.ops:
         make = _KINDS.get(op.node.op)
         complete = all(v is not None for v in op.inputs[:2]) and any(v is not None for v in op.outputs)
-        if make is None or not complete or op.node.domain not in (None, "", "ai.onnx", "com.microsoft"):
+        # Where a shape is unknown no rule has looked at the others.
+        if make is None or not complete or not is_understood(op) or op.node.domain not in (None, "", "ai.onnx", "com.microsoft"):
             continue
         for row in make(op):
             data = op.x(row.slot)

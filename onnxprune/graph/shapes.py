@@ -150,25 +150,30 @@ def _shapes_at(
     return Shapes(sizes, dynamic, known, elements, {n: tuple(s) for n, s in chosen.items()} if has_dynamic else {})
 
 
-def disbelieve(flat: Flat, bare: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> bool:
-    """Forget the shapes declared for values between nodes that are not those the operators give, and say if any was.
+def disbelieve(
+    flat: Flat,
+    bare: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    known: Sequence[onnx.ValueInfoProto] = (),
+) -> None:
+    """Forget the shapes declared for values between nodes that are not those the operators give.
 
-    onnxruntime passes over them with a warning. Only the flat view forgets; the model keeps what it says.
+    onnxruntime passes over them with a warning. The flat view and its skeleton `bare` forget, the model keeps what it
+    says. `known` are values whose shapes were seen; `bare` gains them.
     """
-    undeclared = onnx.ModelProto()
-    undeclared.CopyFrom(bare)
-    del undeclared.graph.value_info[:]
-    found = concrete_shapes(flat, undeclared, input_shapes)
-    symbols = {
-        d.dim_param: n
-        for value in bare.graph.input
-        for d, n in zip(value.type.tensor_type.shape.dim, found.sizes.get(value.name) or (), strict=False)
-        if d.dim_param
-    }
-    kept = [value for value in flat.value_info if not _contradicts(value, found.sizes.get(value.name), symbols)]
-    changed = len(kept) < len(flat.value_info)
-    flat.value_info = kept
-    return changed
+    declared = flat.value_info
+    del bare.graph.value_info[:]
+    bare.graph.value_info.extend(known)
+    if declared:
+        found = concrete_shapes(flat, bare, input_shapes)
+        symbols = {
+            d.dim_param: n
+            for value in bare.graph.input
+            for d, n in zip(value.type.tensor_type.shape.dim, found.sizes.get(value.name) or (), strict=False)
+            if d.dim_param
+        }
+        flat.value_info = [v for v in declared if not _contradicts(v, found.sizes.get(v.name), symbols)]
+        bare.graph.value_info.extend(flat.value_info)
 
 
 def _contradicts(value: onnx.ValueInfoProto, size: tuple[int, ...] | None, symbols: Mapping[str, int]) -> bool:

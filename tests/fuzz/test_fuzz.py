@@ -120,6 +120,38 @@ def test_neither_order_nor_stale_shapes_change_what_can_go(change: Change) -> No
     assert [(group.kind, group.size, group.exact) for group in analysis.groups] == [("features", 7, True)]
 
 
+@pytest.mark.parametrize("name", ["h", "r", "p"])
+@pytest.mark.parametrize("shape", [(1, 7, 4, 4, 4), (1, 7, 4), (1, 9, 4, 4), (2, 7, 4, 4)])
+def test_stale_shapes_do_not_change_what_is_dead(name: str, shape: tuple[int, ...]) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[1, 5, 4, 4] x) => (float[1, 3, 2, 2] y) {
+          h = Conv (x, w, b) r = Relu (h) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) y = Conv (p, v)
+        }"""
+    )
+    rng = np.random.default_rng(1)
+    arrays = {"w": rng.standard_normal((7, 5, 1, 1)), "b": np.ones(7), "v": rng.standard_normal((3, 7, 1, 1))}
+    arrays["w"][2] = 0
+    model.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    result = onnxprune.compact(model)
+    assert [group.removed for group in result.plan.groups] == [(2,)]
+    assert result.model.array("v").shape == (3, 6, 1, 1)
+
+
+def test_a_product_of_wrong_rank_beside_an_unknown_shape_is_no_defect(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18, "own" : 1]>
+        g (float[5] x) => (float[1, 7] y) { c = own.Unknown (x) y = Gemm (x, w, c) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 7), np.float32), "w"))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    for command in COMMANDS:
+        outcome = run(arguments(command, path, 0))
+        assert outcome.trace is None, outcome.trace
+
+
 def test_a_permutation_of_other_axes_is_not_followed(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18]>
