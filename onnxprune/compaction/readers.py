@@ -86,9 +86,9 @@ def readers(facts: Facts) -> list[Reader]:
     found: list[Reader] = []
     for op in facts.analysis.collection.ops:
         make = _KINDS.get(op.node.op)
-        complete = all(v is not None for v in op.inputs[:2]) and any(v is not None for v in op.outputs)
         # Where a shape is unknown no rule has looked at the others.
-        if make is None or not complete or not is_understood(op) or op.node.domain not in (None, "", "ai.onnx", "com.microsoft"):
+        complete = is_understood(op) and None not in op.inputs[:2] and any(v is not None for v in op.outputs)
+        if make is None or not complete or op.node.domain not in (None, "", "ai.onnx", "com.microsoft"):
             continue
         for row in make(op):
             data = op.x(row.slot)
