@@ -237,16 +237,16 @@ def mask(model: Any, plan: Plan | str | os.PathLike[str]) -> Model:
     The pruned model is made on the way: it says which node reads which version of a shared initializer.
     """
     from ..rewrite.apply import apply_plan, stamp
-    from ..verification.twin import masked_twin
+    from ..verification.twin import twin_model
 
     decided = plan if isinstance(plan, Plan) else Plan.load(plan)
     analysis = _analysis_for(model, decided)
     smaller = apply_plan(analysis, decided)
     if decided.empty:
         return analysis.model
-    twin = masked_twin(analysis.model, decided, smaller)
-    stamp(twin, analysis.model.sha256, decided.sha256)
-    return Model(twin, analysis.model.path)
+    twin = twin_model(analysis.model, decided, smaller)
+    stamp(twin.skeleton, analysis.model.sha256, decided.sha256)
+    return twin
 
 
 def save(model: Any, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:

@@ -17,7 +17,9 @@ from .result import emit
 @click.argument("original", type=click.Path())
 @click.argument("pruned", type=click.Path())
 @click.option("--plan", metavar="FILE", type=click.Path(), help="The plan: compare with its masked twin as well.")
-@click.option("--data", metavar="SOURCE", help="Samples: .npz, a folder, FILE.py:NAME or random:N. Default: random:4.")
+@click.option(
+    "--data", metavar="SOURCE", help="Samples: .npz, a folder, FILE.py:NAME or random:N. Default: four random ones."
+)
 @click.option("--rtol", metavar="X", type=float, help="Allowed difference, of the output's range. Default: 1e-3.")
 @click.option("--atol", metavar="X", type=float, help="Allowed absolute difference. Default: 1e-7.")
 @click.option(

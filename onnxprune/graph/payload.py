@@ -66,6 +66,24 @@ class Span:
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """An array that was made here."""
+
+    array: Array = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self.array.nbytes)
+
+    def read(self) -> memoryview:
+        """Give the array's own bytes."""
+        return np.ascontiguousarray(self.array).reshape(-1).view(np.uint8).data
+
+    def copy_to(self, sink: IO[bytes]) -> None:
+        """Write the bytes."""
+        sink.write(self.read())
+
+
+@dataclass(frozen=True)
 class Cut:
     """What stays of a tensor of `width` bytes per element and the shape `dims`, by axis."""
 

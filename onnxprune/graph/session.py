@@ -6,22 +6,29 @@ Everything that runs a model passes through `open_session` and `run`, and whoeve
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
 from ..errors import ModelError, OptionError
 from ..watch import watched
 from .model import SINGLE_FILE_LIMIT, Model, save, serialize
+from .sizes import tensors_of
+from .store import whole_bytes
+from .writing import bring_in
 
 Array = np.ndarray[Any, Any]
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"
 _SILENT = 4
+# Bytes; where onnxruntime's allocator begins tensors.
+ALIGNMENT = 64
 
 
 def open_session(
@@ -30,8 +37,9 @@ def open_session(
     """Load a model into onnxruntime; `threads` None leaves their number to it.
 
     With `deterministic` and one thread the same feed gives the same bits on every run.
-    Models with data files are read from their folder; one too large for a single buffer goes through a temporary
-    file. Raises `ModelError` with what onnxruntime says when it refuses the model.
+    Weights that are not in the proto are handed over as arrays, which are neither serialized nor parsed. Models with
+    data files are read from their folder; one too large for a single buffer goes through a temporary file. Raises
+    `ModelError` with what onnxruntime says when it refuses the model.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}")
@@ -46,6 +54,8 @@ def open_session(
     if model.has_external_data and model.path is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(model.path.parent.resolve()))
     try:
+        if model.is_hollow:
+            return _create_from_arrays(model, options)
         content = _content(model)
         if content is not None:
             return _create(content, options, model.label)
@@ -59,10 +69,41 @@ def open_session(
         raise ModelError(f"{model.label}: onnxruntime does not load it: {one_line(error)}") from error
 
 
-def _content(model: Model) -> bytes | str | None:
-    """Serialize a model that fits in one buffer; a large file is read by onnxruntime itself."""
-    if model.is_hollow:
-        return str(model.path) if model.is_intact else None
+def _create_from_arrays(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Load a skeleton, and give the large initializers of the main graph as arrays."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    outer = len(proto.graph.initializer)
+    values = {}
+    for k, tensor in enumerate(tensors_of(proto.graph)):
+        payload = model.store.payload(tensor)
+        if payload is None:
+            continue
+        if k < outer and whole_bytes(tensor.data_type) is not None:
+            array = _aligned(model.store.array(tensor, payload))
+            values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
+        else:
+            bring_in(tensor, payload)
+    options.add_external_initializers(list(values), list(values.values()))
+    session = _create(serialize(proto), options, model.label)
+    # onnxruntime computes with these very arrays, and does not keep them itself.
+    weakref.finalize(session, values.clear).atexit = False
+    return session
+
+
+def _aligned(array: Array) -> Array:
+    """Give an array that begins where onnxruntime's own would, itself where it does."""
+    if array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    placed: Array = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(placed, array)
+    return placed
+
+
+def _content(model: Model) -> bytes | None:
+    """Serialize a model that fits in one buffer."""
     inline = sum(len(tensor.raw_data) for tensor in model.tensors.values())
     if inline >= SINGLE_FILE_LIMIT:
         return None

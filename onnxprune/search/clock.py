@@ -31,7 +31,8 @@ class Clock:
         self._threads = threads
         tries = [(input_shapes, 1, None), *((None, 1, length) for length in LENGTHS)]
         session = open_session(original, threads=threads)
-        self._feed = next(iter(runnable_feeds(original, session, seed, tries).start()))
+        feeds, _ = runnable_feeds(original, session, seed, tries)
+        self._feed = next(iter(feeds.start()))
         start = time.perf_counter()
         run(session, self._feed, original.label)
         self._seconds_per_round = 2 * (time.perf_counter() - start)

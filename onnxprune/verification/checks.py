@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from ..errors import ModelError
-from ..graph.model import SINGLE_FILE_LIMIT, Model, serialize
+from ..graph.model import Model, serialize
 from ..graph.sizes import tensor_nbytes
 from ..planfile import Plan, PlanSlice
 from .tensors import CODE_TYPES, FLOAT_TYPES, Held, held_tensors, same_bits, skeleton, to_array
@@ -38,17 +38,14 @@ def check_valid(original: Model, pruned: Model) -> Check:
 
 
 def _invalid(model: Model) -> str | None:
-    """Say what onnx.checker finds; tensors in data files, and those of models over 2 GB, are checked for size here."""
-    large = sum(len(held.tensor.raw_data) for held in held_tensors(model.proto).values()) >= SINGLE_FILE_LIMIT
+    """Say what onnx.checker finds; it does not look at the data of large tensors, whose size is checked here."""
     try:
-        proto = model.proto
-        if large or model.has_external_data:
-            for key, held in held_tensors(proto).items():
-                raw = held.tensor.raw_data
-                if raw and len(raw) != tensor_nbytes(held.tensor):
-                    return f"tensor {key!r} holds {len(raw)} bytes, which do not fit its shape"
-            proto = skeleton(proto, keep_dims=False)
-        onnx.checker.check_model(serialize(proto))
+        for key, held in held_tensors(model.skeleton).items():
+            payload = model.payload(held.tensor)
+            n = len(payload) if payload is not None else len(held.tensor.raw_data)
+            if n and n != tensor_nbytes(held.tensor):
+                return f"tensor {key!r} holds {n} bytes, which do not fit its shape"
+        onnx.checker.check_model(serialize(skeleton(model.skeleton, keep_dims=False)))
     except (onnx.checker.ValidationError, EncodeError, ModelError, ValueError) as error:
         return _first_line(error)
     return None
@@ -68,9 +65,8 @@ def check_shapes(original: Model, pruned: Model) -> Check:
 
 def _strict_inference(model: Model) -> str | None:
     try:
-        large = sum(len(held.tensor.raw_data) for held in held_tensors(model.proto).values()) >= SINGLE_FILE_LIMIT
-        proto = skeleton(model.proto, keep_dims=True) if large else model.proto
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        bare = skeleton(model.skeleton, keep_dims=True)
+        onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
     except Exception as error:  # noqa: BLE001 - C++ raises many types
         return _first_line(error)
     return None
@@ -80,7 +76,7 @@ def check_interface(original: Model, pruned: Model) -> Check:
     """Compare names, order, types and shapes of the graph inputs that are fed and of the outputs."""
     for what, before, after in (
         ("input", _fed(original), _fed(pruned)),
-        ("output", list(original.proto.graph.output), list(pruned.proto.graph.output)),
+        ("output", list(original.skeleton.graph.output), list(pruned.skeleton.graph.output)),
     ):
         names = [v.name for v in before], [v.name for v in after]
         if names[0] != names[1]:
@@ -92,8 +88,8 @@ def check_interface(original: Model, pruned: Model) -> Check:
 
 
 def _fed(model: Model) -> list[onnx.ValueInfoProto]:
-    given = {t.name for t in model.proto.graph.initializer}
-    return [value for value in model.proto.graph.input if value.name not in given]
+    given = {t.name for t in model.skeleton.graph.initializer}
+    return [value for value in model.skeleton.graph.input if value.name not in given]
 
 
 def _type(value: onnx.ValueInfoProto) -> str:
@@ -106,7 +102,7 @@ def _type(value: onnx.ValueInfoProto) -> str:
 
 def check_slices(original: Model, pruned: Model, plan: Plan, *, recovered: bool) -> Check:
     """Compare each result with the original indexed by what the plan keeps: bit for bit, or by shape if recovered."""
-    before, after = held_tensors(original.proto), held_tensors(pruned.proto)
+    before, after = held_tensors(original.skeleton), held_tensors(pruned.skeleton)
     wrong = []
     n = 0
     for name, versions in rows_by_initializer(plan, original).items():
@@ -145,7 +141,7 @@ def _slice_problem(
 
 def check_unlisted(original: Model, pruned: Model, plan: Plan, *, recovered: bool) -> Check:
     """Compare weights that the plan does not list; recovery may change their values, not their shapes."""
-    before, after = held_tensors(original.proto), held_tensors(pruned.proto)
+    before, after = held_tensors(original.skeleton), held_tensors(pruned.skeleton)
     listed = {row.result for row in plan.slices}
     sliced = {row.initializer for row in plan.slices}
     wrong = []

@@ -42,9 +42,9 @@ def exact_figures(twin: Comparison, moved: Comparison, rtol: float, atol: float)
 
 def full_scales(model: Model) -> dict[str, float]:
     """Give the largest magnitude that a graph output may reach, where the operator that makes it says so."""
-    makers = {name: node for node in model.proto.graph.node for name in node.output if name}
+    makers = {name: node for node in model.skeleton.graph.node for name in node.output if name}
     found = {}
-    for output in model.proto.graph.output:
+    for output in model.skeleton.graph.output:
         node = makers.get(output.name)
         while node is not None and node.op_type in PASSING and node.input:
             node = makers.get(node.input[0])

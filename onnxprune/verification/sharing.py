@@ -17,10 +17,10 @@ class Readers:
     """What the input slots of a pruned model read, found by the nodes' outputs and names, which pruning keeps."""
 
     def __init__(self, pruned: Model) -> None:
-        self.known = frozenset(held_tensors(pruned.proto))
+        self.known = frozenset(held_tensors(pruned.skeleton))
         self._by_output: dict[tuple[Scope, str], Sequence[str]] = {}
         self._by_name: dict[tuple[Scope, str], Sequence[str]] = {}
-        for scope, graph, names in named_graphs(pruned.proto):
+        for scope, graph, names in named_graphs(pruned.skeleton):
             for site in graph.node:
                 node = named_node(site, names)
                 if node.output:

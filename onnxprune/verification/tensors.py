@@ -135,11 +135,16 @@ def to_array(model: Model, tensor: TensorProto) -> Array:
 
 def same_bits(a: Array, b: Array) -> bool:
     """Say whether two arrays agree in type, shape and every bit, NaN payloads and signed zeros included."""
-    return a.dtype == b.dtype and a.shape == b.shape and np.ascontiguousarray(a).tobytes() == b.tobytes()
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.dtype.hasobject:
+        return bool(a.tolist() == b.tolist())
+    x, y = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
+    return bool(np.array_equal(x, y))
 
 
 def skeleton(proto: onnx.ModelProto, *, keep_dims: bool) -> onnx.ModelProto:
-    """Copy a model without the data of its large tensors, for tools that cannot take 2 GB or data files.
+    """Copy a model without the data of its large tensors, for tools that need none and cannot take 2 GB or data files.
 
     With `keep_dims` a tensor points to a data file that is not there, which shape inference accepts; without, it is
     empty, which the checker accepts.

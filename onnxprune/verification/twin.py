@@ -16,6 +16,8 @@ from onnx import numpy_helper
 from ..errors import PlanError
 from ..graph.codes import ZERO_POINT_SLOT
 from ..graph.model import Model
+from ..graph.payload import InMemory
+from ..graph.store import whole_bytes
 from ..planfile import ROLES, Plan, PlanSlice
 from .absence import Meaning, code_reader, meaning
 from .sharing import Readers, assign_results
@@ -25,7 +27,14 @@ from .tensors import CODE_TYPES, FLOAT_TYPES, Array, Held, Use, held_tensors, sa
 def masked_twin(
     model: Model, plan: Plan, pruned: Model | None = None, *, recovered: bool = False, unread: bool = False
 ) -> onnx.ModelProto:
-    """Build the masked twin of `model` under `plan`.
+    """Build the masked twin of `model` under `plan` as a whole proto: see `twin_model`."""
+    return twin_model(model, plan, pruned, recovered=recovered, unread=unread).proto
+
+
+def twin_model(
+    model: Model, plan: Plan, pruned: Model | None = None, *, recovered: bool = False, unread: bool = False
+) -> Model:
+    """Build the masked twin of `model` under `plan`. What is not zeroed stays where the model has it.
 
     Zeros are exact, never a product with a mask; quantized weights go to their zero point. Divisors, exponents,
     variances, quantization parameters and integers that are no weights stay, see `absence`. An initializer whose uses
@@ -42,20 +51,20 @@ def masked_twin(
         edit.tensor(name, versions, readers)
     if recovered:
         edit.unlisted(set(rows))
-    return edit.twin
+    return Model(edit.twin, model.path, store=edit.store)
 
 
 def mask(model: Model, plan: Plan, pruned: Model | None = None) -> Model:
     """Give the masked twin as a model; `pruned` is needed only where uses of a shared initializer differ.
 
-    Raises `PlanError` as `masked_twin` does.
+    Raises `PlanError` as `twin_model` does.
     """
-    return Model(masked_twin(model, plan, pruned), model.path)
+    return twin_model(model, plan, pruned)
 
 
 def rows_by_initializer(plan: Plan, model: Model) -> dict[str, dict[str, list[PlanSlice]]]:
     """Group the plan's slices by initializer, then by result; raises `PlanError` for what the model lacks."""
-    held = held_tensors(model.proto)
+    held = held_tensors(model.skeleton)
     rows: defaultdict[str, dict[str, list[PlanSlice]]] = defaultdict(dict)
     for row in plan.slices:
         if row.initializer not in held:
@@ -78,10 +87,11 @@ class _Edit:
     def __init__(self, model: Model, source: Model | None, roles: Sequence[str]) -> None:
         self.model, self.source, self.roles = model, source, roles
         self.twin = onnx.ModelProto()
-        self.twin.CopyFrom(model.proto)
+        self.twin.CopyFrom(model.skeleton)
+        self.store = model.store.copy()
         self.held, self.uses = held_tensors(self.twin), uses_by_name(self.twin)
-        self.originals = held_tensors(model.proto)
-        self.values = held_tensors(source.proto) if source is not None else {}
+        self.originals = held_tensors(model.skeleton)
+        self.values = held_tensors(source.skeleton) if source is not None else {}
 
     def tensor(self, name: str, versions: Mapping[str, list[PlanSlice]], readers: Readers | None) -> None:
         """Zero a tensor in place, and give uses that see other zeros a Constant of their own."""
@@ -97,7 +107,7 @@ class _Edit:
             kept = self._kept(original, result, versions)
             array = _zero(kept, zeros, self._absent(original, users[0][0]))
             if k == 0:
-                held.tensor.CopyFrom(numpy_helper.from_array(array, held.tensor.name))
+                self._put(held.tensor, array)
                 continue
             copy = f"{name}.onnxprune.twin.{k}"
             constant = onnx.helper.make_node("Constant", [], [copy], value=numpy_helper.from_array(array))
@@ -115,7 +125,14 @@ class _Edit:
             if list(other.tensor.dims) == list(held.tensor.dims):
                 array = to_array(self.source, other.tensor)
                 if not same_bits(array, to_array(self.model, held.tensor)):
-                    held.tensor.CopyFrom(numpy_helper.from_array(array, held.tensor.name))
+                    self._put(held.tensor, array)
+
+    def _put(self, tensor: onnx.TensorProto, array: Array) -> None:
+        """Give a tensor of the twin another content, outside the proto where the original has it there."""
+        if self.store.holds(tensor) and whole_bytes(tensor.data_type) is not None:
+            self.store.hold(tensor, InMemory(array))
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
     def _zeroed(self, held: Held, use: Use, rows: Sequence[PlanSlice]) -> list[PlanSlice]:
         """Keep the slices that may be zeroed for this use."""

@@ -7,26 +7,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from ..axes.costs import change
-from ..data import Data, load_data, random_feeds
+from ..data import Data, Feed, load_data, random_feeds
 from ..errors import ModelError, OptionError, RuleDefect
 from ..graph.model import Model, load
-from ..graph.session import open_session, run
+from ..graph.session import run
 from ..planfile import REPAIRED, Plan
 from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
 from .figures import check_twin, exact_figures, full_scales
 from .metric import load_metric
 from .tensors import graphs, held_tensors
 from .trial import Trial
-from .twin import masked_twin
+from .twin import twin_model
 from .verdict import Verdict
 
 RTOL = 1e-3
 RTOL_REDUCED = 1e-2
 ATOL = 1e-7
-RANDOM_FEEDS = 4
+RANDOM_SAMPLES = 4
 _REDUCED = frozenset({2, 3, 10, 16, 17, 18, 19, 20, 21, 22, 23})
 
 Measure = Callable[[Model, Mapping[str, Sequence[int]] | None], Any]
@@ -63,7 +64,7 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     if (rtol is not None and rtol < 0) or atol < 0:
         raise OptionError("rtol and atol must not be negative")
     before, after = load(original), load(pruned)
-    recovered = recovered or any(entry.key == REPAIRED for entry in after.proto.metadata_props)
+    recovered = recovered or any(entry.key == REPAIRED for entry in after.skeleton.metadata_props)
     decided = Plan.load(plan) if isinstance(plan, (str, Path)) else plan
     shapes = input_shapes or (decided.input_shapes if decided is not None else None) or None
     if rtol is None:
@@ -71,25 +72,25 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     figure = load_metric(metric) if metric is not None else None
     if threads is None and _varies_with_threads(before):
         threads = 1
-    session = open_session(before, threads=threads)
-    feeds = _feeds(before, session, data, seed, (input_shapes, shapes))
-    trial = Trial(before, after, session, feeds, threads)
+    trial = Trial(before, after, threads, figure)
+    trial.run_original(lambda session: _feeds(before, session, data, seed, (input_shapes, shapes)))
     checks = [check_valid(before, after), check_shapes(before, after), check_interface(before, after)]
     if decided is not None:
         checks.append(check_slices(before, after, decided, recovered=recovered))
         checks.append(check_unlisted(before, after, decided, recovered=recovered))
-    twin, reason = _twin(before, after, decided, recovered=recovered)
-    trial.run(twin)
-    if trial.pruned is not None and trial.twin_is_undefined and decided is not None:
-        # A statistic of a zeroed unit may divide zero by zero: let the unit be, and keep it from being read.
-        unread = masked_twin(before, decided, after, recovered=recovered, unread=True)
-        trial.compare_again(Model(unread, before.path))
+    runs = trial.run_pruned()
     checks += trial.checks
-    exact = None
-    if twin is not None and trial.twin is not None and trial.moved is not None:
+    exact, reason = None, _why_no_twin(before, after, decided, recovered=recovered)
+    if decided is not None and reason is None and runs:
+        trial.run_twin(twin_model(before, decided, after, recovered=recovered))
+        if trial.twin_is_undefined:
+            # A statistic of a zeroed unit may divide zero by zero: let the unit be, and keep it from being read.
+            trial.run_twin(twin_model(before, decided, after, recovered=recovered, unread=True))
+        assert trial.twin is not None
+        assert trial.moved is not None
         checks.append(check_twin(trial.twin, trial.moved, rtol, atol, full_scales(before)))
         exact = exact_figures(trial.twin, trial.moved, rtol, atol)
-    elif twin is not None:
+    elif reason is None:
         reason = "the pruned model does not run"
     costs = _costs(measure or _measure, before, after, shapes, checks)
     return Verdict(
@@ -101,8 +102,8 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
         macs=costs["macs"],
         bytes=costs["bytes"],
         latency_ms=trial.latency() if latency else None,
-        metric=trial.metric(figure) if figure is not None else None,
-        data=feeds.label,
+        metric=trial.metric(),
+        data=trial.feeds.label,
     )
 
 
@@ -130,14 +131,14 @@ def _costs(
 
 def _varies_with_threads(model: Model) -> bool:
     """Say whether onnxruntime's result depends on the number of threads: each takes a range of its own."""
-    return any(node.op_type == "DynamicQuantizeLSTM" for _, graph in graphs(model.proto) for node in graph.node)
+    return any(node.op_type == "DynamicQuantizeLSTM" for _, graph in graphs(model.skeleton) for node in graph.node)
 
 
 def _rounds(model: Model) -> bool:
     """Say whether the model computes in 16 bits or less, where reordering a sum moves it by more than 1e-3."""
-    inputs = [v.type.tensor_type.elem_type for v in model.proto.graph.input]
-    quantizes = any(node.op_type == "QuantizeLinear" for _, graph in graphs(model.proto) for node in graph.node)
-    weights = [h.tensor.data_type for h in held_tensors(model.proto).values() if len(h.tensor.dims) > 1]
+    inputs = [v.type.tensor_type.elem_type for v in model.skeleton.graph.input]
+    quantizes = any(node.op_type == "QuantizeLinear" for _, graph in graphs(model.skeleton) for node in graph.node)
+    weights = [h.tensor.data_type for h in held_tensors(model.skeleton).values() if len(h.tensor.dims) > 1]
     return quantizes or any(kind in _REDUCED for kind in weights + inputs)
 
 
@@ -151,8 +152,8 @@ def _feeds(
     data: Any,
     seed: int,
     shapes: tuple[Mapping[str, Sequence[int]] | None, Mapping[str, Sequence[int]] | None],
-) -> Data:
-    """Load the data, or draw feeds of a shape that the model runs on.
+) -> tuple[Data, Sequence[Any] | None]:
+    """Load the data, or draw feeds of a shape that the model runs on, with what it gives on the first.
 
     `shapes` are those the caller states and those the plan was made at. A model may name its axes and yet take
     certain sizes only. The plan's own sizes come after others: a size that was written into the graph by mistake shows
@@ -160,7 +161,7 @@ def _feeds(
     """
     stated, planned = shapes
     if data is not None:
-        return load_data(data, model, seed=seed, input_shapes=stated)
+        return load_data(data, model, seed=seed, input_shapes=stated), None
     tries: list[Try] = [(stated, 2, None), (stated, 1, None), (planned, 1, None)]
     return runnable_feeds(model, session, seed, [*tries, *((stated, 1, n) for n in LENGTHS)])
 
@@ -168,36 +169,46 @@ def _feeds(
 Try = tuple[Mapping[str, Sequence[int]] | None, int, int | None]
 
 
-def runnable_feeds(model: Model, session: ort.InferenceSession, seed: int, tries: Sequence[Try]) -> Data:
+def runnable_feeds(
+    model: Model, session: ort.InferenceSession, seed: int, tries: Sequence[Try]
+) -> tuple[Data, Sequence[Any]]:
     """Draw feeds at the first input shapes, batch and length of `tries` that the model runs on.
 
+    Gives them with the outputs on the first.
     Raises `ModelError` with what onnxruntime says to the first when it runs on none.
     """
     problem: ModelError | None = None
     for wanted, batch, length in tries:
         draw = partial(random_feeds, model, seed=seed, input_shapes=wanted, batch=batch, length=length)
         try:
-            run(session, draw(1)[0], model.label)
+            trial = draw(1)[0]
+            outputs = run(session, trial, model.label)
         except ModelError as error:
             problem = problem or error
         else:
-            feeds = draw(RANDOM_FEEDS)
-            return Data(f"random:{RANDOM_FEEDS}", partial(iter, feeds), len(feeds))
+            feeds = draw(_enough(trial))
+            return Data(f"random:{len(feeds)}", partial(iter, feeds), len(feeds)), outputs
     assert problem is not None
     raise problem
 
 
-def _twin(before: Model, after: Model, plan: Plan | None, *, recovered: bool) -> tuple[Model | None, str | None]:
-    """Build the masked twin where it says something, else give the reason why not."""
+def _enough(feed: Feed) -> int:
+    """Count the feeds that hold `RANDOM_SAMPLES`, but two at least: an output must show that it follows its input."""
+    rows = [len(value) for value in feed.values() if isinstance(value, np.ndarray) and value.ndim]
+    return max(2, -(-RANDOM_SAMPLES // max(1, min(rows, default=1))))
+
+
+def _why_no_twin(before: Model, after: Model, plan: Plan | None, *, recovered: bool) -> str | None:
+    """Give the reason why a masked twin would say nothing, None where it does."""
     if plan is None:
-        return None, "no plan given"
+        return "no plan given"
     for group in plan.groups:
         if group.removed and not group.exact:
-            return None, f"group {group.id!r} is not exact: {group.why_inexact or 'no reason in the plan'}"
+            return f"group {group.id!r} is not exact: {group.why_inexact or 'no reason in the plan'}"
     if recovered and _n_inputs(after) > _n_inputs(before):
-        return None, "recovery added nodes or inputs that the original lacks"
-    return Model(masked_twin(before, plan, after, recovered=recovered), before.path), None
+        return "recovery added nodes or inputs that the original lacks"
+    return None
 
 
 def _n_inputs(model: Model) -> int:
-    return sum(len(node.input) for _, graph in graphs(model.proto) for node in graph.node)
+    return sum(len(node.input) for _, graph in graphs(model.skeleton) for node in graph.node)
