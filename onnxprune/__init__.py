@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .errors import OptionError as OptionError
     from .errors import PlanError as PlanError
     from .errors import TargetError as TargetError
+    from .errors import TooLargeError as TooLargeError
     from .errors import UnknownNameError as UnknownNameError
     from .errors import VerificationError as VerificationError
     from .graph.model import Model as Model
@@ -97,6 +98,7 @@ _HOMES = {
         "OptionError",
         "PlanError",
         "TargetError",
+        "TooLargeError",
         "UnknownNameError",
         "VerificationError",
     ),

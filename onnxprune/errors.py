@@ -4,6 +4,7 @@
     ├── OptionError                    2   an argument, a flag or a recipe is wrong
     │   └── UnknownNameError           2   a name that nothing is registered under
     ├── ModelError                     3   the model cannot be used
+    │   └── TooLargeError              3   running it takes more memory than there is
     ├── DataError                      3   the calibration data cannot be used
     ├── PlanError                      3   the plan does not belong to the model
     └── NotMetError                    1   done, but what was asked does not hold
@@ -38,6 +39,10 @@ class UnknownNameError(OptionError):
 
 class ModelError(OnnxPruneError):
     """The model cannot be read, is invalid, unsafe, or nothing this package can work on."""
+
+
+class TooLargeError(ModelError):
+    """Running the model takes more memory than there is."""
 
 
 class DataError(OnnxPruneError):

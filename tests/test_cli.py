@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune
 from onnxprune.cli import main
 from onnxprune.cli.progress import Progress
 
@@ -342,6 +343,40 @@ def test_inexact_groups_wait_to_be_asked():
     assert "LayerNormalization" in group["why_inexact"]
     assert found["verification"]["exact"] is None
     assert "not compared" in ok("prune", "n.onnx", "-o", "o.onnx", "--ratio", 0.5, "--kinds", group["kind"])
+
+
+def test_a_model_larger_than_memory_is_written_unverified_and_says_so(monkeypatch):
+    monkeypatch.setattr("onnxprune.verification.room.available_memory", lambda: 100)
+    cnn("m.onnx")
+    options = ("m.onnx", "-o", "o.onnx", "--ratio", "0.5", "--save-plan", "p.json", "--input-shape", "x=2,3,10,11")
+    done = run("prune", *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["verification"] is None
+    assert "verifying it takes about" in found["why_unverified"]
+    assert found["output"] == "o.onnx"
+    (note,) = done.stderr.splitlines()
+    assert note.startswith("note: not verified: m.onnx: verifying it takes about")
+    assert note.endswith("onnxprune verify m.onnx o.onnx --plan p.json --input-shape x=2,3,10,11")
+    words = note.rpartition("onnxprune ")[2].split()
+    fails(3, *words, says=("m.onnx", "GB of memory", "are available here"))
+    with pytest.warns(RuntimeWarning, match="not verified: m.onnx"):
+        result = onnxprune.prune("m.onnx", "py.onnx", ratio=0.5)
+    assert result.report is None
+    assert result.why_unverified is not None
+    assert Path("py.onnx").exists()
+    monkeypatch.setattr("onnxprune.verification.room.available_memory", lambda: None)
+    ok(*words)
+
+
+def test_why_there_is_no_verdict_is_said():
+    cnn("m.onnx")
+    prune = ("prune", "m.onnx", "-o", "o.onnx", "--ratio")
+    assert document(*prune, "0.5")["why_unverified"] is None
+    assert document(*prune, "0.5", "--no-verify")["why_unverified"] == "--no-verify"
+    assert document(*prune, "0.5", "--dry-run")["why_unverified"] == "dry run"
+    assert document(*prune, "0.01")["why_unverified"] == "nothing is removed"
+    assert onnxprune.prune("m.onnx", ratio=0.5, verify=False).why_unverified == "verify=False"
 
 
 def test_external_data():

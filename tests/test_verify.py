@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from onnxprune.errors import ModelError, OptionError, PlanError, VerificationError
+from onnxprune.data import Data
+from onnxprune.errors import DataError, ModelError, OptionError, PlanError, TooLargeError, VerificationError
+from onnxprune.graph.memory import available_memory
 from onnxprune.graph.model import Model
 from onnxprune.planfile import Plan, PlanGroup, PlanSlice
 from onnxprune.verification import Verdict, mask, masked_twin, measure_latency, open_session, run, verify
@@ -614,3 +618,67 @@ def test_outputs_that_collapsed_are_compared_at_the_resolution_of_the_original(m
     moved.add([before * magnitude], [masked])
     assert check_twin(twin, moved, 1e-3, 1e-7).ok is ok
     assert check_twin(twin, moved, 1e-3, 1e-7, {"y": 1.0}).ok
+
+
+# Memory.
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    monkeypatch.setattr("onnxprune.verification.room.available_memory", lambda: 100)
+    monkeypatch.setattr("onnxprune.verification.trial.open_session", None)
+    with pytest.raises(TooLargeError, match=r"verifying it takes about .* GB of memory, and 0\.0 GB are available"):
+        judge(model, cut(model, MLP_PLAN), MLP_PLAN)
+    assert TooLargeError.exit_code == 3
+
+
+def test_nothing_is_refused_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.verification.room.available_memory", lambda: None)
+    model = mlp()
+    assert_twin_holds(model, MLP_PLAN, cut(model, MLP_PLAN))
+
+
+def test_available_memory_is_the_least_of_all_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    free = available_memory()
+    if free is None:
+        pytest.skip("this system does not say")
+    assert 0 < free < 1 << 50
+    limits = {"memory.max": "3000000", "memory.current": "1000000", "memory.stat": "anon 5\ninactive_file 500000\n"}
+    for name, text in limits.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("onnxprune.graph.memory.GROUP", tmp_path)
+    assert available_memory() == 2_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() != 2_500_000
+
+
+def test_one_model_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[ort.InferenceSession] = weakref.WeakSet()
+    most = []
+
+    def opened(*args: Any, **options: Any) -> ort.InferenceSession:
+        session = open_session(*args, **options)
+        alive.add(session)
+        most.append(len(alive))
+        return session
+
+    monkeypatch.setattr("onnxprune.verification.trial.open_session", opened)
+    model = mlp()
+    assert_twin_holds(model, MLP_PLAN, cut(model, MLP_PLAN))
+    assert most == [1, 1, 1]
+
+
+def test_samples_that_change_from_pass_to_pass_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    data = Data("mine", lambda: iter([{"x": rng.random((2, 5), np.float32)} for _ in range(2)]))
+    model = mlp()
+    with pytest.raises(DataError, match=r"mine: feed 1 is another one on a later pass"):
+        judge(model, cut(model, MLP_PLAN), MLP_PLAN, data=data)
+
+
+def test_outputs_are_kept_on_disk_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.verification.outputs.IN_MEMORY", 10)
+    model = mlp()
+    kept = judge(model, cut(model, MLP_PLAN), MLP_PLAN)
+    monkeypatch.undo()
+    assert kept == judge(model, cut(model, MLP_PLAN), MLP_PLAN)

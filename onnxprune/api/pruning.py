@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes.analysis import Analysis
-from ..errors import OptionError
+from ..errors import OptionError, TooLargeError
 from ..graph import model as files
 from ..graph.model import Model
 from ..planfile import Plan
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class PruneResult:
     """What `prune` gives: the smaller model, its plan, the analysis, and the verdict (None unless asked for).
 
-    `recovery` says how the weights that stay were repaired, None where they were not.
+    `recovery` says how the weights that stay were repaired, None where they were not. `why_unverified` says why there
+    is no verdict, None where there is one.
     """
 
     model: Model
@@ -32,6 +34,7 @@ class PruneResult:
     analysis: Analysis
     report: Any = None
     recovery: Recovery | None = None
+    why_unverified: str | None = None
 
     @property
     def trade(self) -> Trade | None:
@@ -57,6 +60,7 @@ def prune(  # noqa: PLR0913  one argument per option of the command line
     `options` are those of `plan`; a `plan` made before replaces them. With `data`, units are ranked by "obs", the
     weights that stay are repaired (see `apply` for `recover`), and the result is verified on them. With `verify` (the
     default) the result carries the verdict in `report`, and nothing is written when it fails: `VerificationError`.
+    Where memory does not suffice to verify, the result is written all the same, with a `RuntimeWarning`.
     """
     if plan is not None and options:
         raise OptionError(f"a plan was given, so {', '.join(sorted(options))} cannot be chosen as well")
@@ -80,11 +84,17 @@ def prune(  # noqa: PLR0913  one argument per option of the command line
             analysis, decided, data, how=how, distill_steps=distill_steps, seed=seed, threads=threads
         )
     smaller = stages.apply(analysis, decided, recover=recovery)
-    report = None
-    if verify and not decided.empty:
+    report, why = None, "nothing is removed" if decided.empty else None if verify else "verify=False"
+    if why is None:
         recovered = recovery is not None and bool(recovery.values)
-        report = stages.verify(source, smaller, plan=decided, data=data, input_shapes=input_shapes, recovered=recovered)
-        report.raise_if_failed()
+        given = {"data": data, "input_shapes": input_shapes, "recovered": recovered}
+        try:
+            report = stages.verify(source, smaller, plan=decided, **given)
+        except TooLargeError as error:
+            why = str(error)
+            warnings.warn(f"not verified: {why}", RuntimeWarning, stacklevel=2)
+        else:
+            report.raise_if_failed()
     if output is not None:
         stages.save(smaller, output)
-    return PruneResult(smaller, decided, analysis, report, recovery)
+    return PruneResult(smaller, decided, analysis, report, recovery, why)

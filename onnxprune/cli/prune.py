@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shlex
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -137,10 +136,9 @@ def prune(ctx: click.Context, /, **_: Any) -> None:
         progress.stage("cutting")
         smaller = onnxprune.apply(analysis, plan, recover=recovery)
         progress.stage("verifying")
-        verdict = None
-        if given["verify"] and not given["dry_run"] and not plan.empty:
-            verdict = _verified(analysis, smaller, plan, recovery, given)
+        verdict, why = _verified(analysis, smaller, plan, recovery, given)
         document = _document(analysis, smaller, plan, verdict, given)
+        document["why_unverified"] = why
         document["recovery"] = recovery.to_json() if recovery is not None else None
         progress.stage("writing")
         good = verdict is None or verdict.ok
@@ -230,16 +228,20 @@ def _repaired(analysis: Analysis, plan: Plan, given: Mapping[str, Any], progress
 
 def _verified(
     analysis: Analysis, smaller: Model, plan: Plan, recovery: Recovery | None, given: Mapping[str, Any]
-) -> Verdict:
-    """Verify what will be written: the model itself, or where weights lie outside, a copy written elsewhere."""
+) -> tuple[Verdict | None, str | None]:
+    """Verify what will be written, else give the reason why not."""
     import onnxprune
 
     from .verdicts import Meter
 
-    def check(model: Model) -> Verdict:
-        verdict: Verdict = onnxprune.verify(
+    if plan.empty:
+        return None, "nothing is removed"
+    if given["dry_run"] or not given["verify"]:
+        return None, "dry run" if given["dry_run"] else "--no-verify"
+    try:
+        verdict = onnxprune.verify(
             analysis.model,
-            model,
+            smaller,
             plan=plan,
             data=given["data"],
             seed=given["seed"] or 0,
@@ -247,15 +249,22 @@ def _verified(
             recovered=recovery is not None and bool(recovery.values),
             measure=Meter(analysis),
         )
-        return verdict
+    except onnxprune.TooLargeError as error:
+        click.echo(f"note: not verified: {error}. Where there is more memory: {_to_verify(given)}", err=True)
+        return None, str(error)
+    return verdict, None
 
-    if not smaller.has_external_data and not given["external_data"]:
-        # Below 2 GB these are the very bytes that are written.
-        return check(smaller)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        path = Path(folder, Path(given["output"]).name)
-        onnxprune.save(smaller, path, external_data=given["external_data"])
-        return check(onnxprune.load(path))
+
+def _to_verify(given: Mapping[str, Any]) -> str:
+    """Give the command that verifies elsewhere; without a saved plan the place of one is named."""
+    words = ["onnxprune", "verify", given["model"], given["output"], "--plan"]
+    words.append(given["plan"] or given["save_plan"] or "PLAN")
+    words += ["--data", given["data"]] if given["data"] is not None else []
+    words += ["--seed", str(given["seed"])] if given["seed"] else []
+    for name, shape in (given["input_shapes"] or {}).items():
+        words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
+    how = "" if given["plan"] or given["save_plan"] else " (--save-plan PLAN writes the plan)"
+    return shlex.join(words) + how
 
 
 def _figures(analysis: Analysis, smaller: Model, plan: Plan, verdict: Verdict | None) -> dict[str, Any]:
@@ -325,7 +334,7 @@ def _report(document: Mapping[str, Any], *, as_json: bool) -> None:
     elif not any(g["removed"] for g in document["plan"]["groups"]):
         page.line("nothing was removed; what is asked for is less than one unit of every group")
     else:
-        page.line("not verified (dry run)" if document["dry_run"] else "not verified")
+        page.line(f"not verified ({document['why_unverified']})")
     wrote = f"wrote {document['output']}" if document["output"] else "wrote no model"
     page.line(f"{wrote} ({document['seconds']:.1f} s)")
     emit(page.text)

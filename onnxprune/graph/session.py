@@ -20,11 +20,10 @@ from ..errors import ModelError, OptionError
 from ..watch import watched
 from .model import SINGLE_FILE_LIMIT, Model, save, serialize
 from .sizes import tensors_of
-from .store import whole_bytes
+from .store import TAKEN_FROM, whole_bytes
 from .writing import bring_in
 
 Array = np.ndarray[Any, Any]
-_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"
 _SILENT = 4
 # Bytes; where onnxruntime's allocator begins tensors.
@@ -37,9 +36,9 @@ def open_session(
     """Load a model into onnxruntime; `threads` None leaves their number to it.
 
     With `deterministic` and one thread the same feed gives the same bits on every run.
-    Weights that are not in the proto are handed over as arrays, which are neither serialized nor parsed. Models with
-    data files are read from their folder; one too large for a single buffer goes through a temporary file. Raises
-    `ModelError` with what onnxruntime says when it refuses the model.
+    Weights that are not in the proto are handed over as arrays, which are neither serialized nor parsed. A proto too
+    large for a single buffer goes through a temporary file. Raises `ModelError` with what onnxruntime says when it
+    refuses the model.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}")
@@ -51,10 +50,8 @@ def open_session(
     options.use_deterministic_compute = deterministic
     if not spinning:
         options.add_session_config_entry(_SPINNING, "0")
-    if model.has_external_data and model.path is not None:
-        options.add_session_config_entry(_DATA_FOLDER, str(model.path.parent.resolve()))
     try:
-        if model.is_hollow:
+        if model.is_hollow or model.has_external_data:
             return _create_from_arrays(model, options)
         content = _content(model)
         if content is not None:
@@ -70,16 +67,16 @@ def open_session(
 
 
 def _create_from_arrays(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
-    """Load a skeleton, and give the large initializers of the main graph as arrays."""
+    """Load a skeleton, and give the large initializers of the main graph as arrays; small ones may be sizes."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.skeleton)
     outer = len(proto.graph.initializer)
     values = {}
     for k, tensor in enumerate(tensors_of(proto.graph)):
-        payload = model.store.payload(tensor)
+        payload = model.payload(tensor)
         if payload is None:
             continue
-        if k < outer and whole_bytes(tensor.data_type) is not None:
+        if k < outer and len(payload) >= TAKEN_FROM and whole_bytes(tensor.data_type) is not None:
             array = _aligned(model.store.array(tensor, payload))
             values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import external_data_helper, numpy_helper
 
 from ..errors import PlanError
 from ..graph.codes import ZERO_POINT_SLOT
@@ -129,7 +129,7 @@ class _Edit:
 
     def _put(self, tensor: onnx.TensorProto, array: Array) -> None:
         """Give a tensor of the twin another content, outside the proto where the original has it there."""
-        if self.store.holds(tensor) and whole_bytes(tensor.data_type) is not None:
+        if external_data_helper.uses_external_data(tensor) and whole_bytes(tensor.data_type) is not None:
             self.store.hold(tensor, InMemory(array))
         else:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -19,6 +19,7 @@ from ..planfile import REPAIRED, Plan
 from .checks import Check, check_interface, check_shapes, check_slices, check_unlisted, check_valid
 from .figures import check_twin, exact_figures, full_scales
 from .metric import load_metric
+from .room import refuse_too_large
 from .tensors import graphs, held_tensors
 from .trial import Trial
 from .twin import twin_model
@@ -58,7 +59,8 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     original's, and the twin gets them too. `metric` takes an InferenceSession, or is `FILE.py:FUNCTION`.
     `measure(model, input_shapes)` gives `params`, `macs` and `bytes`.
 
-    Raises `ModelError` when the original does not load or run, `DataError` and `PlanError` when data or plan do not
+    Raises `TooLargeError` before anything runs where memory does not suffice for it, `ModelError` when the original
+    does not load or run, `DataError` and `PlanError` when data or plan do not
     belong to it. What is wrong with the pruned model is in the verdict.
     """
     if (rtol is not None and rtol < 0) or atol < 0:
@@ -72,6 +74,7 @@ def verify(  # noqa: PLR0913 - independent options, keyword only
     figure = load_metric(metric) if metric is not None else None
     if threads is None and _varies_with_threads(before):
         threads = 1
+    refuse_too_large(before)
     trial = Trial(before, after, threads, figure)
     trial.run_original(lambda session: _feeds(before, session, data, seed, (input_shapes, shapes)))
     checks = [check_valid(before, after), check_shapes(before, after), check_interface(before, after)]
