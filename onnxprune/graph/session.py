@@ -26,8 +26,8 @@ from .writing import bring_in
 Array = np.ndarray[Any, Any]
 _SPINNING = "session.intra_op.allow_spinning"
 _SILENT = 4
-# Bytes; where onnxruntime's allocator begins tensors.
-ALIGNMENT = 64
+# Bytes; where arrays of numpy begin, which onnxruntime takes as feeds.
+ALIGNMENT = 16
 
 
 def open_session(
@@ -89,7 +89,7 @@ def _create_from_arrays(model: Model, options: ort.SessionOptions) -> ort.Infere
 
 
 def _aligned(array: Array) -> Array:
-    """Give an array that begins where onnxruntime's own would, itself where it does."""
+    """Give an array that begins at such a place, itself where it does: data in a file may begin anywhere."""
     if array.ctypes.data % ALIGNMENT == 0:
         return array
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
