@@ -173,6 +173,26 @@ def test_norms_are_added_up_a_few_rows_at_a_time(
     np.testing.assert_allclose(sums ** (1 / power), expected, rtol=1e-14, atol=0)
 
 
+def test_looking_for_stored_weights_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.api import stored_weights
+
+    monkeypatch.setattr(models, "READ_BELOW", 0)
+    weight = numpy_helper.from_array(np.ones((160, 128), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 160])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 128])],
+        [weight],
+    )
+    path = tmp_path / "product.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10), path)
+    model = onnxprune.load(path)
+    assert model.is_hollow
+    assert stored_weights(model) == ()
+    assert model.is_hollow
+
+
 @pytest.mark.slow
 def test_memory_depends_on_the_largest_tensor_alone(tmp_path: Path) -> None:
     layers, width = 40, 1024

@@ -370,10 +370,15 @@ def _declare(tensor: onnx.TensorProto, name: str, data_type: int) -> None:
 
 
 def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
-    """Say whether onnx has a schema for a node's operator, at the version that is imported."""
+    """Say whether onnx has a schema for a node's operator at the version that is imported, and stands by it.
+
+    The checker refuses what is deprecated, such as GroupNormalization of version 18, and onnxruntime runs it.
+    """
     domain = "" if node.domain in _STANDARD else node.domain
     version = versions.get(domain, versions.get("ai.onnx", 0) if not domain else 0)
-    return version <= 0 or not _is_onnx_domain(domain) or defs.has(node.op_type, version, domain)
+    if version <= 0 or not _is_onnx_domain(domain):
+        return True
+    return defs.has(node.op_type, version, domain) and not defs.get_schema(node.op_type, version, domain).deprecated
 
 
 def _is_onnx_domain(domain: str) -> bool:

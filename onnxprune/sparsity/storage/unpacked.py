@@ -75,7 +75,7 @@ class _Finder:
         self.nodes = model.flat.nodes
         self.producer = {o: k for k, node in enumerate(self.nodes) for o in node.output if o}
         self.readers = Counter(n for node in self.nodes for n in node.input)
-        self.readers.update(o.name for o in model.proto.graph.output)
+        self.readers.update(o.name for o in model.skeleton.graph.output)
         self.seen_nodes: set[int] = set()
         self.seen_tensors: set[str] = set()
         self.lines: dict[tuple[str, str, int], Array] = {}
