@@ -12,6 +12,7 @@ written and a plain read of the rest of what is read, made right after it and as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import platform
@@ -77,16 +78,27 @@ def sweep_nodes(wanted: list[int], folder: Path) -> None:
 
 
 def watch(process: subprocess.Popen[bytes], peak: dict[str, float]) -> None:
-    """Note the largest resident memory of a process, in megabytes, until it ends."""
+    """Keep the largest memory of any process of a command in MB, until it ends: the command line works in a child."""
     while process.poll() is None:
-        try:
-            for line in Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines():
-                name, _, value = line.partition(":")
-                if name in ("RssAnon", "VmHWM"):
+        for pid in family(process.pid):
+            try:
+                rows = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+            except OSError:
+                continue
+            for name, _, value in (row.partition(":") for row in rows):
+                if name in peak:
                     peak[name] = max(peak[name], int(value.split()[0]) / 1000)
-        except (OSError, ValueError):
-            return
         time.sleep(0.05)
+
+
+def family(pid: int) -> list[int]:
+    """List a process and all that come of it."""
+    found = [pid]
+    for parent in found:
+        for task in Path("/proc").glob(f"{parent}/task/*/children"):
+            with contextlib.suppress(OSError):  # it may end any time
+                found += map(int, task.read_text(encoding="ascii").split())
+    return found
 
 
 def plain_copy(source: Path, target: Path, written: int) -> float:
