@@ -15,6 +15,10 @@ Run = Callable[..., Any]
 ONNX_DOMAINS = ("", "ai.onnx")
 
 
+class UnsupportedError(Exception):
+    """A variant of an operator that has no counterpart in torch here; its text names the variant."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A node without its inputs: what a torch function needs to know besides tensors.

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from ..errors import ModelError
 from ..graph.model import Model
 from . import ops
-from .call import Call, Run, Tensor, call_of, key, torch_functions
+from .call import Call, Run, Tensor, UnsupportedError, call_of, key, torch_functions
 from .tensors import to_tensor
 
 Step = tuple[Call, Run, list[str], list[str]]
@@ -81,7 +81,7 @@ class Network:
             given.pop()
         try:
             found = function(call, *given, values) if call.op == "If" else function(call, *given)
-        except NotImplementedError as error:
+        except UnsupportedError as error:
             raise ModelError(
                 f"{self._label}: {call.label} cannot be differentiated: {error} has no torch counterpart here. "
                 "Repair without gradients (--recover lstsq)"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from .normalization import layer_norm, rms_norm
 
 MICROSOFT = "com.microsoft"
@@ -41,7 +41,7 @@ def quick_gelu(call: Call, x: Tensor) -> Tensor:
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
     """Give alpha A B, either transposed."""
     if call.get("transBatchA", 0) or call.get("transBatchB", 0):
-        raise NotImplementedError("FusedMatMul with transposed batches")
+        raise UnsupportedError("FusedMatMul with transposed batches")
     a = a.transpose(-1, -2) if call.get("transA", 0) else a
     b = b.transpose(-1, -2) if call.get("transB", 0) else b
     return call.get("alpha", 1.0) * torch.matmul(a, b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from ..tensors import integers
 
 
@@ -77,7 +77,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     """Write slices by vectors of indices, or add them in."""
     how = call.get("reduction", "none")
     if how not in ("none", "add"):
-        raise NotImplementedError(f"ScatterND with reduction {how!r}")
+        raise UnsupportedError(f"ScatterND with reduction {how!r}")
     places = tuple(torch.where(i < 0, i + x.shape[k], i) for k, i in enumerate(indices.long().unbind(-1)))
     return x.index_put(places, updates, accumulate=how == "add")
 

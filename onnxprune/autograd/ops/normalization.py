@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from ..tensors import integers
 
 
@@ -13,7 +13,7 @@ from ..tensors import integers
 def batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Normalize by given statistics."""
     if call.get("training_mode", 0):
-        raise NotImplementedError("BatchNormalization in training mode")
+        raise UnsupportedError("BatchNormalization in training mode")
     return functional.batch_norm(x, mean, variance, scale, bias, training=False, eps=call.get("epsilon", 1e-5))
 
 

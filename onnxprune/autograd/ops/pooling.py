@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from .convolution import padded, windows
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -32,7 +32,7 @@ def _frame(call: Call, x: Tensor) -> tuple[list[int], list[int], list[int], list
 def max_pool(call: Call, x: Tensor) -> Tensor:
     """Largest of each window; indices are not given."""
     if call.n_outputs > 1:
-        raise NotImplementedError("the indices of MaxPool")
+        raise UnsupportedError("the indices of MaxPool")
     kernel, strides, dilations, pads, more = _frame(call, x)
     rank = len(kernel)
     ends = [e + m for e, m in zip(pads[rank:], more, strict=True)]
@@ -46,7 +46,7 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
     kernel, strides, dilations, pads, more = _frame(call, x)
     rank = len(kernel)
     if any(d != 1 for d in dilations):
-        raise NotImplementedError("AveragePool with dilations")
+        raise UnsupportedError("AveragePool with dilations")
     ends = [e + m for e, m in zip(pads[rank:], more, strict=True)]
     sums = _AVERAGE[rank](padded(x, [*pads[:rank], *ends]), kernel, strides)
     if not any(pads) and not any(more):
@@ -72,7 +72,7 @@ def lp_pool(call: Call, x: Tensor) -> Tensor:
     """The p-norm of each window."""
     kernel, strides, dilations, pads, more = _frame(call, x)
     if any(d != 1 for d in dilations) or any(more):
-        raise NotImplementedError("LpPool with dilations or ceil_mode")
+        raise UnsupportedError("LpPool with dilations or ceil_mode")
     p, rank = call.get("p", 2), len(kernel)
     size = float(torch.tensor(kernel).prod())
     return (_AVERAGE[rank](padded(x.abs() ** p, pads), kernel, strides) * size) ** (1 / p)

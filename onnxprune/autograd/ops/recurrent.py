@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "relu": torch.relu,
@@ -25,10 +25,10 @@ def _activations(call: Call, direction: int, default: tuple[str, ...]) -> list[C
     named = [n.decode() if isinstance(n, bytes) else n for n in call.get("activations") or ()]
     names = named[direction * len(default) : (direction + 1) * len(default)] or list(default)
     if call.get("activation_alpha") or call.get("activation_beta"):
-        raise NotImplementedError("activations with alpha or beta")
+        raise UnsupportedError("activations with alpha or beta")
     unknown = [n for n in names if n.lower() not in _ACTIVATIONS]
     if unknown:
-        raise NotImplementedError(f"activation {unknown[0]!r}")
+        raise UnsupportedError(f"activation {unknown[0]!r}")
     return [_ACTIVATIONS[n.lower()] for n in names]
 
 

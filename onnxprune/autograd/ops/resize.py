@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from ..tensors import integers
 
 
@@ -25,7 +25,7 @@ def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
         return upsample(call, x, *given)
     _, scales, sizes = (*given, None, None, None)[:3]
     if call.get("antialias", 0) or call.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise NotImplementedError("Resize with antialias or a kept aspect ratio")
+        raise UnsupportedError("Resize with antialias or a kept aspect ratio")
     axes = [a % x.dim() for a in (call.get("axes") or range(x.dim()))]
     if sizes is not None and sizes.numel():
         wanted = dict(zip(axes, integers(sizes), strict=True))
@@ -49,7 +49,7 @@ def _resized(call: Call, x: Tensor, scales: list[float], sizes: list[int] | None
             continue
         taps = _linear(at) if mode == "linear" else _cubic(at, call.get("cubic_coeff_a", -0.75))
         if call.get("exclude_outside", 0):
-            raise NotImplementedError("Resize with exclude_outside")
+            raise UnsupportedError("Resize with exclude_outside")
         shape = [-1 if k == axis else 1 for k in range(x.dim())]
         x = sum(x.index_select(axis, k.clamp(0, n - 1)) * w.to(x.dtype).reshape(shape) for k, w in taps)
     return x
@@ -70,7 +70,7 @@ def _coordinates(kind: str, n: int, m: int, scale: float) -> Tensor:
         case "half_pixel_symmetric":
             offset = n / 2 * (1 - m / (n * scale))
             return offset + (at + 0.5) / scale - 0.5
-    raise NotImplementedError(f"Resize with coordinates {kind!r}")
+    raise UnsupportedError(f"Resize with coordinates {kind!r}")
 
 
 def _nearest(kind: str, at: Tensor) -> Tensor:

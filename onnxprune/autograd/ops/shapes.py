@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from onnx import TensorProto, numpy_helper
 
-from ..call import Call, Tensor, torch_op
+from ..call import Call, Tensor, UnsupportedError, torch_op
 from ..tensors import dtype_of, integers, to_tensor
 
 
@@ -18,7 +18,7 @@ def constant(call: Call) -> Tensor:
         for key in (f"value_{kind}", f"value_{kind}s"):
             if key in call.attributes:
                 return torch.tensor(call.attributes[key], dtype=dtype)
-    raise NotImplementedError("a Constant of this kind")
+    raise UnsupportedError("a Constant of this kind")
 
 
 @torch_op("ConstantOfShape")
@@ -69,6 +69,6 @@ def window(call: Call, length: Tensor) -> Tensor:
     """A raised cosine."""
     n, periodic = int(length.item()), bool(call.get("periodic", 1))
     if call.get("output_datatype", TensorProto.FLOAT) != TensorProto.FLOAT:
-        raise NotImplementedError("a window that is not of 32-bit floats")
+        raise UnsupportedError("a window that is not of 32-bit floats")
     hamming = (25 / 46, 21 / 46)
     return torch.hann_window(n, periodic) if call.op == "HannWindow" else torch.hamming_window(n, periodic, *hamming)
