@@ -682,3 +682,21 @@ def test_outputs_are_kept_on_disk_where_they_are_many(monkeypatch: pytest.Monkey
     kept = judge(model, cut(model, MLP_PLAN), MLP_PLAN)
     monkeypatch.undo()
     assert kept == judge(model, cut(model, MLP_PLAN), MLP_PLAN)
+
+
+class Rewound:
+    """A reader as onnxruntime calibrates with: one place that it stands at, however often it is started."""
+
+    def __init__(self) -> None:
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.feeds = iter([{"x": np.full((2, 5), k, np.float32)} for k in range(1, 6)])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.feeds, None)
+
+
+def test_a_reader_that_is_rewound_is_read_one_pass_at_a_time() -> None:
+    model = mlp()
+    verify(model, cut(model, MLP_PLAN), plan=MLP_PLAN, data=Rewound()).raise_if_failed()

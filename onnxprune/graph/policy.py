@@ -18,6 +18,7 @@ from onnx import external_data_helper
 from ..errors import ModelError
 from .seen import remember
 from .sizes import (
+    DATA_FIELDS,
     bodies_of,
     dense_in,
     field_entries,
@@ -118,6 +119,9 @@ def _check_tensor(model: Model, tensor: onnx.TensorProto) -> int:
     # None at all is a skeleton, of which everything but the weights can be said.
     if found not in (0, expected):
         raise ModelError(f"{where} holds {found} values; its dimensions are {list(tensor.dims)}, {n} elements")
+    stray = next((name for name in DATA_FIELDS if name != field and len(getattr(tensor, name))), None)
+    if stray is not None:
+        raise ModelError(f"{where} holds values in {stray}, where none of its type belong")
     return found * 4
 
 

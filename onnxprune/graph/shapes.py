@@ -19,6 +19,7 @@ from ..errors import ModelError, OptionError, unknown_name
 from . import contrib, integers
 from .flatten import DOMAIN, Flat
 from .integers import IntTensor
+from .sizes import DATA_FIELDS
 
 SMALL = integers.MAX_ELEMENTS
 ALL_AXES = frozenset(range(16))
@@ -293,9 +294,7 @@ def _weights_as_inputs(graph: onnx.GraphProto) -> None:
 
 
 def _has_data(t: onnx.TensorProto) -> bool:
-    return t.HasField("raw_data") or any(
-        len(getattr(t, f"{kind}_data")) for kind in ("float", "int32", "int64", "double", "uint64", "string")
-    )
+    return t.HasField("raw_data") or any(len(getattr(t, name)) for name in DATA_FIELDS)
 
 
 def _shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:

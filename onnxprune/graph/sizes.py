@@ -78,6 +78,9 @@ def is_known_type(elem_type: int) -> bool:
     return elem_type in _BITS or elem_type == onnx.TensorProto.STRING
 
 
+DATA_FIELDS = tuple(f"{kind}_data" for kind in ("float", "int32", "int64", "double", "uint64", "string"))
+
+
 def field_entries(tensor: onnx.TensorProto) -> tuple[str, int]:
     """Name the field that a tensor's elements lie in when they are not raw, and say how many entries it must have.
 

@@ -113,6 +113,8 @@ def _cut(op: Op, axis: Axis, target: Axis, bounds: tuple[int, int, int], item: i
     index = np.arange(size)[slice(start, None if step < 0 and end < -size else end, step)]
     if len(index) != target.size:
         raise Unruly("the slice does not give the size that shape inference found")
+    if not len(index):
+        raise Unruly("the slice leaves nothing")
     if step == 1:
         op.select(axis, index, target)
         if len(index) < size:

@@ -41,18 +41,27 @@ class Outputs:
 
         Raises `DataError` when a feed of that pass is another one.
         """
-        self._file.seek(0)
+        records = self._records()
         # Every feed is asked for, so that a pass that gives another number of them is noticed.
         for k, feed in enumerate(feeds):
             if k == self.n_feeds:
                 return
-            digest, outputs = pickle.load(self._file)  # noqa: S301 - our own file
+            digest, outputs = next(records)
             if digest != _digest(feed):
                 raise DataError(
                     f"{label}: feed {k + 1} is another one on a later pass; give samples that do not change: "
                     "no shuffling, and nothing random without a seed"
                 )
             yield feed, outputs
+
+    def alone(self) -> Iterator[Sequence[Any]]:
+        """Give what was kept, without another pass over the feeds."""
+        return (outputs for _, outputs in self._records())
+
+    def _records(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        self._file.seek(0)
+        for _ in range(self.n_feeds):
+            yield pickle.load(self._file)  # noqa: S301 - our own file
 
 
 def _digest(feed: Feed) -> int:

@@ -88,9 +88,8 @@ class Trial:
         session = self._open(twin)
         against, moved = Comparison.of(self.names), Comparison.of(self.names)
         kept = self.found.beside(self.feeds.start(), self.feeds.label)
-        originals = self.expected.beside(self.feeds.start(), self.feeds.label)
         self.twin_is_undefined = False
-        for (feed, found), (_, expected) in islice(zip(kept, originals, strict=False), TWIN_FEEDS):
+        for (feed, found), expected in islice(zip(kept, self.expected.alone(), strict=False), TWIN_FEEDS):
             masked = run(session, feed, "the masked twin")
             against.add(masked, found)
             moved.add(expected, masked)

@@ -177,3 +177,34 @@ def test_mutants_meet_typed_errors_only(command: str, tmp_path: Path) -> None:
     assert codes <= {0, 1, 2, 3}
     assert 3 in codes
     assert 0 in codes
+
+
+def test_values_in_the_field_of_another_type_are_refused() -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.INT64, dims=[1, 4], float_data=[1.0, 2.0, 3.0, 4.0])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [1, 4])],
+        [tensor],
+    )
+    with pytest.raises(onnxprune.ModelError, match="'w' holds values in float_data"):
+        onnxprune.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10))
+
+
+def test_a_slice_that_leaves_nothing_is_frozen() -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Slice", ["h", "from", "to", "along"], ["s"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [n]) for name, n in (("h", 5), ("s", 0))],
+        [
+            numpy_helper.from_array(np.ones((4, 5), np.float32), "w"),
+            *(numpy_helper.from_array(np.array([k]), name) for name, k in (("from", 2), ("to", 2), ("along", 0))),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    assert onnxprune.analyze(model).groups == ()
