@@ -17,7 +17,7 @@ from ..data import Feed
 from ..graph.model import Model
 from .products import Array
 
-KEEP_BYTES = 384 << 20
+KEEP_BYTES = 96 << 20
 
 
 class Walk:
