@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from .result import reserved_stdout
 from .supervised import supervised
 
 INTERNAL = 3
+_USUAL_THRESHOLD = gc.get_threshold()
 INTERRUPTED = 130
 TERMINATED = 143
 NUMPY_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -41,6 +43,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raises `Failure` for whatever goes wrong."""
+        if ctx.params.get("data") is not None:
+            # Runs of the model leave large arrays behind, in few objects: they must not wait to be collected.
+            gc.set_threshold(*_USUAL_THRESHOLD)
         try:
             with reserved_stdout(ctx):
                 return super().invoke(ctx)
