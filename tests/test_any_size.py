@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tracemalloc
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import onnxprune
 from onnxprune.criteria import units
 from onnxprune.errors import ModelError
 from onnxprune.graph import model as models
-from onnxprune.graph import store
+from onnxprune.graph import payload, store
+from onnxprune.graph.model import Model
 from onnxprune.graph.session import open_session
 from onnxprune.rewrite import edited
 
@@ -160,17 +162,50 @@ def test_a_file_cannot_pass_for_a_reference_of_this_process(tmp_path: Path) -> N
         onnxprune.load(tmp_path / "forged.onnx")
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("most_in_a_row", [1, 10, 40, 1000])
 @pytest.mark.parametrize(("power", "criterion"), [(1, "l1"), (2, "l2")])
+@pytest.mark.parametrize("dims", [(9, 5, 7), (13,), (3, 0, 2), (4, 6, 3, 5)])
 def test_norms_are_added_up_a_few_rows_at_a_time(
-    axis: int, power: int, criterion: str, monkeypatch: pytest.MonkeyPatch
+    dims: tuple[int, ...], power: int, criterion: str, most_in_a_row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    array = np.random.default_rng(0).standard_normal((9, 5, 7)).astype(np.float32)
-    monkeypatch.setattr(units, "CHUNK", 80)
-    sums = units.power_sums(array, axis, power)
-    expected = onnxprune.unit_scores(array, criterion, axis)
-    assert sums.shape == expected.shape
-    np.testing.assert_allclose(sums ** (1 / power), expected, rtol=1e-14, atol=0)
+    array = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
+    monkeypatch.setattr(units, "MOST_IN_A_ROW", most_in_a_row)
+    model = Model(
+        onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [numpy_helper.from_array(array, "w")]))
+    )
+    axes = range(array.ndim)
+    sums = units.power_sums(dims, lambda split: model.rows("w", split, 80), axes, power)
+    for axis in axes:
+        expected = onnxprune.unit_scores(array, criterion, axis)
+        assert sums[axis].shape == expected.shape
+        np.testing.assert_allclose(sums[axis] ** (1 / power), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("window", [8, 64, 200, 1 << 20])
+@pytest.mark.parametrize("dims", [(9, 5, 7), (13,), (4, 6, 3, 5), (1, 2, 40)])
+def test_a_cut_is_the_same_whole_and_in_windows(
+    dims: tuple[int, ...], window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    array = rng.standard_normal(dims).astype(np.float32)
+    (tmp_path / "data").write_bytes(b"before" + array.tobytes() + b"after")
+    monkeypatch.setattr(payload, "WINDOW", window)
+    for axes in itertools.chain.from_iterable(itertools.combinations(range(array.ndim), n) for n in (1, 2, 3)):
+        keeps = {axis: np.arange(dims[axis]) != rng.integers(dims[axis]) for axis in axes}
+        expected = array
+        for axis, keep in keeps.items():
+            expected = np.compress(keep, expected, axis=axis)
+        cut = payload.Cut(payload.Span(tmp_path / "data", 6, array.nbytes), 4, dims, keeps)
+        assert (cut.shape, len(cut), bytes(cut.read())) == (expected.shape, expected.nbytes, expected.tobytes())
+        with open(tmp_path / "out", "wb") as sink:
+            cut.copy_to(sink.fileno(), 3)
+        assert (tmp_path / "out").read_bytes() == b"\0\0\0" * bool(expected.size) + expected.tobytes()
+
+
+def test_a_data_file_cut_short_while_it_is_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"1234")
+    with pytest.raises(OSError, match="ends before byte 12"):
+        list(payload.Span(tmp_path / "data", 2, 10).windows(4))
 
 
 def test_looking_for_stored_weights_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
-BASE = ("errors", "registry", "planfile", "trade", "watch", "_version")
+BASE = ("errors", "registry", "planfile", "trade", "watch", "ordered", "_version")
 LAYERS = (
     BASE,
     ("masks",),

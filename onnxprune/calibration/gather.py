@@ -20,7 +20,7 @@ from ..data import Data, Feed, load_data
 from ..errors import OptionError
 from ..graph.model import Model
 from ..graph.shapes import Shapes
-from .ordered import in_order
+from ..ordered import in_order
 from .probe import Probe
 from .reading import read, reads_state
 from .session import Session

@@ -12,7 +12,7 @@ import onnx
 from ..graph.model import Model
 from ..graph.session import open_session, run
 from ..graph.sizes import graphs_in
-from .ordered import in_order, n_threads
+from ..ordered import in_order, n_threads
 
 Array = np.ndarray[Any, Any]
 # Each run goes on in the numbers that the one before has drawn.

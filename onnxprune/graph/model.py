@@ -7,7 +7,9 @@ computes.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from .policy import refuse_irregular, refuse_unusable
 from .seen import open_seen, refuse_changed
 from .sizes import tensor_nbytes, tensors_of
 from .staging import staged
-from .store import Store, external_span, open_hollow
+from .store import Store, external_span, open_hollow, whole_bytes
 from .writing import bring_in, write_inline, write_outside
 
 SINGLE_FILE_LIMIT = 2_000_000_000
@@ -104,6 +106,26 @@ class Model:
                 return np.asarray(numpy_helper.to_array(tensor))
             return self.store.array(tensor, payload)
         except (ValueError, TypeError, OSError) as error:
+            raise ModelError(f"{self.label}: the data of tensor {tensor.name!r} cannot be read ({error})") from error
+
+    def rows(self, name: str, split: int, n_elements: int) -> Iterator[Array]:
+        """Give the tensor `name` some rows at a time, of `n_elements` or one row: (rows, *dims from axis `split` on).
+
+        The axes before `split` are one. The next rows may overwrite the last; raises `ModelError` as `read` does.
+        """
+        tensor = self.tensors[name]
+        payload, width = self.payload(tensor), whole_bytes(tensor.data_type)
+        row = tuple(tensor.dims[split:])
+        step = max(1, n_elements // max(1, math.prod(row)))
+        if payload is None or width is None:
+            array = self.read(tensor).reshape(math.prod(tensor.dims[:split]), *row)
+            yield from (array[start : start + step] for start in range(0, len(array), step))
+            return
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        try:
+            for window in payload.windows(max(1, step * math.prod(row) * width)):
+                yield np.frombuffer(window, np.uint8).view(dtype).reshape(-1, *row)
+        except OSError as error:
             raise ModelError(f"{self.label}: the data of tensor {tensor.name!r} cannot be read ({error})") from error
 
     def payload(self, tensor: onnx.TensorProto) -> Payload | None:
@@ -202,13 +224,13 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
         elif outside:
             stage(data, None)
             with open(stage.paths[data], "wb") as sink:
-                proto = write_outside(model, sink, data.name)
+                proto = write_outside(model, sink.fileno(), data.name)
             _relocate(proto, data.name, stage.settle(data, target).name)
             stage(target, serialize(proto))
         elif model.is_hollow or has_external_data:
             stage(target, None)
             with open(stage.paths[target], "wb") as sink:
-                write_inline(model, sink)
+                write_inline(model, sink.fileno())
         else:
             stage(target, serialize(model.skeleton))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import ModelError
 
@@ -18,7 +18,7 @@ def remember(path: Path) -> None:
     _seen[path] = _signature(path.stat())
 
 
-def open_seen(path: Path) -> BinaryIO:
+def open_seen(path: Path) -> BufferedReader:
     """Open a file that a model lies in; one that this process has not seen yet is noted.
 
     Raises `ModelError` when it is not the file that it was: replaced, made a link, or written to.

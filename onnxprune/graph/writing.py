@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 from onnx import external_data_helper
 
+from ..ordered import WORTH_A_THREAD, in_order, n_threads
+from .payload import Payload, write_at
 from .sizes import tensors_of
 from .store import LOCATION
 from .wire import filled
 
 if TYPE_CHECKING:
     from .model import Model
-    from .payload import Payload
+
+# Where it goes in the file, and what.
+Piece: TypeAlias = tuple[int, bytes | Payload]
 
 # Smaller tensors stay in the model's file; a page holds the beginning of every other.
 INLINE_BELOW = 1024
 ALIGNMENT = 4096
 
 
-def write_outside(model: Model, sink: IO[bytes], location: str) -> onnx.ModelProto:
-    """Write the data of all but small tensors to `sink`, and give the proto that refers to it as `location`."""
+def write_outside(model: Model, sink: int, location: str) -> onnx.ModelProto:
+    """Write the data of all but small tensors to an open file, and give the proto that refers to it as `location`."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.skeleton)
+    pieces: list[Piece] = []
+    end = 0
     for tensor in tensors_of(proto.graph):
         payload = model.payload(tensor)
         length = len(payload) if payload is not None else len(tensor.raw_data)
@@ -31,21 +38,19 @@ def write_outside(model: Model, sink: IO[bytes], location: str) -> onnx.ModelPro
             if payload is not None:
                 bring_in(tensor, payload)
             continue
-        offset = -(-sink.tell() // ALIGNMENT) * ALIGNMENT
-        sink.seek(offset)
-        if payload is not None:
-            payload.copy_to(sink)
-        else:
-            sink.write(tensor.raw_data)
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        end = offset + length
+        pieces.append((offset, payload if payload is not None else tensor.raw_data))
         tensor.ClearField("raw_data")
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
+    _write(sink, pieces)
     return proto
 
 
-def write_inline(model: Model, sink: IO[bytes]) -> None:
+def write_inline(model: Model, sink: int) -> None:
     """Write one file with all data in it."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.skeleton)
@@ -58,11 +63,24 @@ def write_inline(model: Model, sink: IO[bytes]) -> None:
                 bring_in(tensor, payload)
             else:
                 store.hold(tensor, payload)
-    for piece in filled(proto.SerializeToString(deterministic=True), LOCATION.encode(), store.payload):
-        if isinstance(piece, bytes):
-            sink.write(piece)
+    pieces = list(filled(proto.SerializeToString(deterministic=True), LOCATION.encode(), store.payload))
+    ends = itertools.accumulate(map(len, pieces), initial=0)
+    _write(sink, list(zip(ends, pieces, strict=False)))
+
+
+def _write(sink: int, pieces: list[Piece]) -> None:
+    """Write pieces to their places in an open file; more than a thread's worth of them at once."""
+
+    def write(piece: Piece) -> None:
+        at, content = piece
+        if isinstance(content, bytes):
+            write_at(sink, content, at)
         else:
-            piece.copy_to(sink)
+            content.copy_to(sink, at)
+
+    threads = n_threads(None) if sum(len(content) for _, content in pieces) >= WORTH_A_THREAD else 1
+    for _ in in_order(write, pieces, threads):
+        pass
 
 
 def bring_in(tensor: onnx.TensorProto, payload: Payload) -> None:

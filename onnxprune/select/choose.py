@@ -12,7 +12,7 @@ import numpy as np
 from ..axes.analysis import Analysis, Group
 from ..axes.cuts import make_plan
 from ..criteria.registry import Rows
-from ..criteria.units import group_scores
+from ..criteria.units import score_groups
 from ..errors import NotMetError, OptionError, unknown_name
 from ..planfile import Plan, PlanGroup
 from .eligible import Limits, aligned_removal, eligible, limits
@@ -125,7 +125,7 @@ def _scored(analysis: Analysis, groups: Sequence[Group], options: Options) -> Ma
     """Score the units of every group, higher is worth keeping."""
     if options.scorer is not None:
         return options.scorer(groups)
-    return {g.id: group_scores(analysis, g, options.criterion, options.seed) for g in groups}
+    return score_groups(analysis, groups, options.criterion, options.seed)
 
 
 def settle(

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.calibration.ordered import MOST_THREADS, in_order, n_threads
 from onnxprune.calibration.session import Session
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph.model import Model
+from onnxprune.ordered import MOST_THREADS, in_order, n_threads
 from onnxprune.watch import _state, new_page, read, tell, watched
 
 HEAD = '<ir_version: 9, opset_import: ["" : 18]>'

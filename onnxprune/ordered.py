@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import OptionError
+from .errors import OptionError
 
 T = TypeVar("T")
 R = TypeVar("R")
 MOST_THREADS = 8
+# Bytes from which on a pass over weights takes less time on several threads.
+WORTH_A_THREAD = 1 << 26
 AHEAD_BYTES = 512 << 20
 
 
