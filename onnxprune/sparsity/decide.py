@@ -134,8 +134,8 @@ class _Ranked:
         if criterion == "wanda":
             assert isinstance(square, np.ndarray)
             scores: Array = wanda_scores(values, np.sqrt(square))
-            if pattern == Blocks() and task.scope == "local":
-                pattern = PerRow()
+            if task.scope == "local":
+                pattern = row_by_row(pattern)
         else:
             scores = np.asarray(settings.norm(values)) if callable(settings.norm) else np.abs(values)
             criterion = "norm" if callable(settings.norm) else str(settings.norm)
@@ -145,6 +145,15 @@ class _Ranked:
         decision.criteria[weight.name] = criterion
         locked = locked_zeros(settings, values, decision.keep.get(weight.name))
         return cls(weight, settings, scores, pattern, float(settings.sparsity or 0) * fraction, locked)
+
+
+def row_by_row(pattern: Pattern) -> Pattern:
+    """Have zeros that may lie anywhere spread evenly over the outputs.
+
+    Errors are added up on the outputs' own scales: where rows are compared, small ones go as a whole. Within a model
+    what follows makes up for that; of the model's outputs these are, say, the rare tokens.
+    """
+    return PerRow() if pattern == Blocks() else pattern
 
 
 def locked_zeros(settings: Settings, values: Array, before: Mask | None) -> Mask | None:
@@ -274,7 +283,8 @@ def _repair_one(
         locked = locked_zeros(settings, dense, decision.keep.get(name))
         sparsity = min(max(float(settings.sparsity or 0) * fraction, settings.min_ratio), settings.max_ratio)
         try:
-            decision.keep[name], new = sparsegpt(new, moments.whole.gram, settings.pattern, sparsity, locked=locked)
+            pattern = row_by_row(settings.pattern) if weight.makes_output else settings.pattern
+            decision.keep[name], new = sparsegpt(new, moments.whole.gram, pattern, sparsity, locked=locked)
         except OptionError as error:
             shape = "x".join(map(str, weight.shape))
             raise OptionError(f"{name!r} ({shape}): {error}") from error
