@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .api import unpack as unpack
     from .api import verify as verify
     from .axes.analysis import Analysis as Analysis
-    from .axes.analysis import Group as Group
     from .axes.collect import op_rule as op_rule
+    from .axes.groups import Group as Group
     from .axes.op import Op as Op
     from .chains import match as match
     from .chains import register_chain as register_chain
@@ -84,7 +84,8 @@ _HOMES = {
         "unpack",
         "verify",
     ),
-    "axes.analysis": ("Analysis", "Group"),
+    "axes.analysis": ("Analysis",),
+    "axes.groups": ("Group",),
     "axes.collect": ("op_rule",),
     "axes.op": ("Op",),
     "chains": ("match", "register_chain"),

@@ -13,7 +13,8 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 import onnxprune
-from onnxprune.axes.analysis import Analysis, Group
+from onnxprune.axes.analysis import Analysis
+from onnxprune.axes.groups import Group
 from tests.test_engine import node
 
 MS = "com.microsoft"

@@ -17,8 +17,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.axes.analysis import Analysis, Group, analyze_model
+from onnxprune.axes.analysis import Analysis, analyze_model
 from onnxprune.axes.cuts import make_plan
+from onnxprune.axes.groups import Group
 from onnxprune.graph.model import Model, serialize
 from onnxprune.planfile import Plan, PlanGroup
 from onnxprune.rewrite.apply import apply_plan

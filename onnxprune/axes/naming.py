@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .analysis import Member
     from .collect import Collection
+    from .groups import Member
 
 KINDS = ("channels", "features", "heads", "head_dim", "hidden", "groups", "embedding")
 _STRONG = ("hidden", "heads", "head_dim", "groups", "embedding")

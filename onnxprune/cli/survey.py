@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError, unknown_name
 
 if TYPE_CHECKING:
-    from ..axes.analysis import Analysis, Group
+    from ..axes.analysis import Analysis
+    from ..axes.groups import Group
 
 Row = dict[str, Any]
 

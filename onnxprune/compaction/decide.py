@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group, Keep
+from ..axes.analysis import Analysis, Keep
+from ..axes.groups import Group
 from ..axes.labels import Labels
 from .carriers import MAX_RATIO, Moves, Transfer, View, choose_carriers, parts, view
 from .facts import Facts

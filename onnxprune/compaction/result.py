@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
+from ..axes.groups import Group
 from ..graph.model import Model
 from ..planfile import Plan
 from ..verification import Verdict

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group, Member
+from ..axes.analysis import Analysis
+from ..axes.groups import Group, Member
 from ..axes.labels import Labels
 from ..errors import ModelError, OptionError
 from ..graph.payload import split_axis

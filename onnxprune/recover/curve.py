@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
+from ..axes.groups import Group
 from ..axes.labels import Labels
 from ..criteria.data import Consumer, DataCriterion, Surgeon
 from ..criteria.registry import Criterion, Rows

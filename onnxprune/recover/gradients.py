@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import need_torch
-from ..axes.analysis import Analysis, Group, Member
+from ..axes.analysis import Analysis
+from ..axes.groups import Group, Member
 from ..calibration.probe import Probe
 from ..criteria.data import GradientCriterion
 from ..criteria.registry import Rows

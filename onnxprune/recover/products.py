@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group, Keep
+from ..axes.analysis import Analysis, Keep
+from ..axes.groups import Group
 from ..axes.labels import Labels
 from ..axes.op import Op, Value
 from ..axes.relations import Axis

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
+from ..axes.groups import Group
 from ..calibration.probe import Probe
 from ..calibration.statistics import Statistics
 from ..calibration.sums import Sums

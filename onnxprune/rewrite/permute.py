@@ -23,8 +23,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
 from ..axes.collect import rule_name
+from ..axes.groups import Group
 from ..axes.labels import Labels
 from ..axes.op import Value
 from ..axes.relations import Freeze, IndexBinding, Mix, Regroup, Relation, Select

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
 from ..axes.cuts import make_plan
+from ..axes.groups import Group
 from ..criteria.registry import Rows
 from ..criteria.units import score_groups
 from ..errors import NotMetError, OptionError, unknown_name

@@ -8,7 +8,8 @@ from collections.abc import Collection as AnyCollection
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..axes.analysis import Analysis, Group
+from ..axes.analysis import Analysis
+from ..axes.groups import Group
 from ..axes.naming import KINDS
 from ..errors import OptionError, unknown_name
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group, Keep
+from ..axes.analysis import Analysis, Keep
 from ..axes.costs import Cost
+from ..axes.groups import Group
 from ..errors import TargetError
 from .eligible import Limits, aligned_removal
 

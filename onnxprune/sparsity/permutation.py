@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..axes.analysis import Analysis, Group, analyze_model
+from ..axes.analysis import Analysis, analyze_model
+from ..axes.groups import Group
 from ..errors import OptionError
 from ..graph.model import Model
 from ..masks.groups import NofM

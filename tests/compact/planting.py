@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.axes.analysis import Analysis, Group
+from onnxprune.axes.analysis import Analysis
+from onnxprune.axes.groups import Group
 from onnxprune.graph.flatten import flatten
 from onnxprune.graph.model import Model
 

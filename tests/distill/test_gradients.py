@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.axes.analysis import Member, analyze_model
+from onnxprune.axes.analysis import analyze_model
+from onnxprune.axes.groups import Member
 from onnxprune.criteria.data import GradientCriterion, fisher, taylor
 from onnxprune.criteria.registry import criteria
 from onnxprune.data import load_data
