@@ -16,6 +16,7 @@ import onnx
 from onnx import defs, numpy_helper, shape_inference
 
 from ..errors import ModelError, OptionError, unknown_name
+from ..watch import watched
 from . import contrib, integers
 from .flatten import DOMAIN, Flat
 from .integers import IntTensor
@@ -128,7 +129,7 @@ def _shapes_at(
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=has_dynamic).graph
+        inferred = _inferred(bare, data_prop=has_dynamic)
     except Exception as error:  # onnx raises several unrelated types here
         raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
     sizes: dict[str, tuple[int, ...] | None] = {}
@@ -240,7 +241,7 @@ def _default_size(
 def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
     """Find which axes shape inference cannot fix before sizes are chosen."""
     try:
-        graph = shape_inference.infer_shapes(bare, data_prop=True).graph
+        graph = _inferred(bare, data_prop=True)
     except Exception as error:
         raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
     found: dict[str, frozenset[int]] = {}
@@ -252,6 +253,11 @@ def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
         for name in node.output:
             found.setdefault(name, ALL_AXES)
     return found
+
+
+def _inferred(bare: onnx.ModelProto, *, data_prop: bool) -> onnx.GraphProto:
+    with watched("onnx has been inferring shapes"):
+        return shape_inference.infer_shapes(bare, data_prop=data_prop).graph
 
 
 def _static(value: onnx.ValueInfoProto) -> bool:

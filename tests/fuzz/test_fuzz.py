@@ -208,3 +208,38 @@ def test_a_slice_that_leaves_nothing_is_frozen() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     assert onnxprune.analyze(model).groups == ()
+
+
+def einsum_model(equation: str) -> onnx.ModelProto:
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+      g (float[2, 3, 4] a, float[5, 4] b) => (float[2, 3, 5] y) {{ y = Einsum <equation = "{equation}"> (a, b) }}"""
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("equation", ["a..bc,dc->abd", "...c,dc.->...d", "ab1c,dc->abd", "ab......c,dc->abd"])
+def test_equations_that_shape_inference_never_ends_with_are_refused(equation: str) -> None:
+    with pytest.raises(onnxprune.ModelError, match="equation of node '' "):
+        onnxprune.load(einsum_model(equation))
+
+
+@pytest.mark.parametrize("equation", ["abc,dc->abd", "... c, dc -> ... d", "abC,dC"])
+def test_equations_that_are_read_are_not(equation: str) -> None:
+    onnxprune.analyze(einsum_model(equation))
+
+
+@pytest.mark.parametrize("parts", ["h s", "s h", "h s h"])
+def test_an_empty_part_joins_nothing_to_a_vector(parts: str) -> None:
+    joined = ", ".join(parts.split())
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 9]>
+        g (float[4] x) => (float[7] z) {{
+          h = MatMul (x, w)
+          s = Slice <starts = [2], ends = [2]> (h)
+          y = Concat <axis = 0> ({joined})
+          z = MatMul (y, v)
+        }}"""
+    )
+    n = 5 * parts.count("h")
+    arrays = {"w": np.ones((4, 5), np.float32), "v": np.ones((n, 7), np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    assert onnxprune.analyze(model).groups == ()
