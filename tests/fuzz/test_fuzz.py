@@ -243,3 +243,21 @@ def test_an_empty_part_joins_nothing_to_a_vector(parts: str) -> None:
     arrays = {"w": np.ones((4, 5), np.float32), "v": np.ones((n, 7), np.float32)}
     model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
     assert onnxprune.analyze(model).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("op", "dims", "sizes"), [("Reshape", [5, 7], [5, 7, 0]), ("Unsqueeze", [5, 7], [0, 0]), ("Squeeze", [], [0])]
+)
+def test_a_weight_that_is_rearranged_to_what_cannot_be_is_refused(
+    op: str, dims: list[int], sizes: list[int], tmp_path: Path
+) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, 5] x) => (float[2, 7] y) {{ m = {op} (w, s) y = MatMul (x, m) }}"""
+    )
+    arrays = {"w": np.ones(dims, np.float32), "s": np.array(sizes)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    outcome = run(arguments("sparsify", path, 0))
+    assert (outcome.code, outcome.trace) == (1, None), "nothing that can be sparsified"
