@@ -433,20 +433,16 @@ def _infer_node(
     if not standard and domain not in ("", contrib.DOMAIN):
         return
     given: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
     for name in node.input:
         if name and name in types:
             given[name] = types[name]
             shape = sizes.get(name)
             if shape is not None and types[name].HasField("tensor_type"):
                 given[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
-        if name in known and name in given:
-            elem = given[name].tensor_type.elem_type
-            array = np.array([e.value for e in known[name].items]).reshape(known[name].shape)
-            data[name] = numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(elem)), name)
     if any(n and n not in given for n in node.input):
         return
     try:
+        data = {n: _as_tensor(n, known[n], given[n]) for n in given if n in known}
         if not standard:
             result = contrib.infer_contrib(node, given)
         else:
@@ -461,6 +457,12 @@ def _infer_node(
         types[name] = type_proto
         if sizes.get(name) is None:
             sizes[name] = _shape_of(value)
+
+
+def _as_tensor(name: str, known: IntTensor, kind: onnx.TypeProto) -> onnx.TensorProto:
+    array = np.array([e.value for e in known.items]).reshape(known.shape)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
+    return numpy_helper.from_array(array.astype(dtype), name)
 
 
 def _first_line(error: BaseException) -> str:
