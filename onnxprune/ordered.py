@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import OptionError
+from .errors import OptionError, TooLargeError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,7 +37,7 @@ def in_order(
 
     While the caller has one result, as many as there are threads are on their way, fewer where their arrays (in lists
     and mappings of any depth) take more than `ahead_bytes`. An error of `work` is raised in its turn, and then what has
-    not begun is dropped.
+    not begun is dropped. Raises `TooLargeError` where the system starts no thread.
     """
     if threads == 1:
         yield from map(work, items)
@@ -48,7 +48,13 @@ def in_order(
     pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
+            try:
+                waiting.append(pool.submit(work, item))
+            except RuntimeError as error:
+                raise TooLargeError(
+                    f"working on {threads} threads: {error}; memory or the number of processes is at its limit. "
+                    "Allow more, or take one thread"
+                ) from error
             while len(waiting) > ahead:
                 done = waiting.popleft().result()
                 ahead = min(threads, ahead_bytes // max(1, _size(done)))

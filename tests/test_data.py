@@ -250,6 +250,11 @@ def test_a_sequence_input_is_a_list_of_tensors_and_a_map_is_refused() -> None:
         input_specs(Model(proto))
 
 
+def test_random_feeds_are_bounded_by_their_bytes() -> None:
+    with pytest.raises(DataError, match=r"a random sample would take 134 MB \('ids' \[1, 16777217\]\)"):
+        random_feeds(model_of(("ids", T.INT64, [1, (1 << 24) + 1])), 1)
+
+
 def test_random_feeds_follow_the_seed() -> None:
     model = model_of(("x", T.FLOAT, ["n", 3]))
     first, again, other = (random_feeds(model, 2, seed=s) for s in (3, 3, 4))

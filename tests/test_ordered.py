@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from onnxprune.calibration.session import Session
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, TooLargeError
 from onnxprune.graph.model import Model
 from onnxprune.ordered import MOST_THREADS, in_order, n_threads
 from onnxprune.watch import _state, new_page, read, tell, watched
@@ -134,3 +134,12 @@ def test_what_is_watched_on_several_threads_ends_as_nothing() -> None:
         assert read(page)[1] == ""
     finally:
         _state.clear()
+
+
+def test_a_thread_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", full)
+    with pytest.raises(TooLargeError, match="running 2 samples at once: can't start new thread; memory or the number"):
+        list(in_order(abs, [1, 2], 2))

@@ -662,3 +662,11 @@ def test_blocked_values_are_those_of_the_specification() -> None:
     analysis = onnxprune.analyze(model_of(nodes, tensors, (5, 40), (5, 10)))
     spread = {k: np.repeat(tensors[k].astype(float), 16, axis=0)[:40] for k in ("w_s", "w_z")}
     np.testing.assert_allclose(weight_values(analysis, "w"), (tensors["w"] - spread["w_z"]) * spread["w_s"])
+
+
+@pytest.mark.parametrize(("shape", "n"), [((), 1), ((1, 1), 1), ((1, 1, 1), 1), ((1, 5, 8), 0)])
+def test_one_scale_may_have_any_rank(shape: tuple[int, ...], n: int) -> None:
+    tensors = {"w": codes(5, 8), "s": positive(*shape), "z": np.zeros(shape, np.int8), "v": positive(8, 7)}
+    nodes = [node("DequantizeLinear", "w s z", "f"), node("MatMul", "x f", "h"), node("MatMul", "h v", "y")]
+    groups = onnxprune.analyze(model_of(nodes, tensors, (3, 5), (3, 7))).groups
+    assert [group.size for group in groups] == [8] * n

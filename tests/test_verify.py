@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+import onnxprune
 from onnxprune.data import Data
 from onnxprune.errors import DataError, ModelError, OptionError, PlanError, TooLargeError, VerificationError
 from onnxprune.graph.memory import available_memory
@@ -24,7 +27,9 @@ from onnxprune.planfile import Plan, PlanGroup, PlanSlice
 from onnxprune.verification import Verdict, mask, masked_twin, measure_latency, open_session, run, verify
 from onnxprune.verification.compare import Comparison, OutputComparison
 from onnxprune.verification.figures import check_twin
+from onnxprune.verification.outputs import Outputs
 from onnxprune.verification.tensors import held_tensors
+from onnxprune.verification.verifier import runnable_feeds
 
 RTOL = 1e-5  # float32, sums of at most some hundred terms
 RNG = np.random.default_rng(7)
@@ -700,3 +705,78 @@ class Rewound:
 def test_a_reader_that_is_rewound_is_read_one_pass_at_a_time() -> None:
     model = mlp()
     verify(model, cut(model, MLP_PLAN), plan=MLP_PLAN, data=Rewound()).raise_if_failed()
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Count what `work` takes at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(20, 10, 100), (20_000,)])
+def test_large_outputs_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    y = x + rng.standard_normal(shape).astype(np.float32) / 3
+    for k, value in ((700, np.nan), (1500, np.inf), (19_999, np.inf)):
+        x.flat[k] = y.flat[k] = value
+
+    def compared() -> OutputComparison:
+        found = OutputComparison("y")
+        found.add(x, y)
+        return found
+
+    whole = compared()
+    assert whole.max_abs > 1
+    assert whole.n_top1 < whole.n_rows == (200 if len(shape) == 3 else 0) or len(shape) == 1
+    monkeypatch.setattr("onnxprune.verification.compare.BLOCK", 999)
+    found = compared()
+    for name in ("max_abs", "scale", "problem", "rank", "n_rows", "n_top1"):
+        assert getattr(found, name) == getattr(whole, name)
+    assert found.cosine == pytest.approx(whole.cosine, rel=1e-12)
+    assert found.relative_error == pytest.approx(whole.relative_error, rel=1e-12)
+    assert peak_bytes(compared) < 4 * x.nbytes
+
+
+def test_large_outputs_go_to_disk_without_a_copy_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.verification.outputs.IN_MEMORY", 1 << 20)
+    large = np.arange(1 << 20, dtype=np.float32)
+    kept = Outputs()
+    assert peak_bytes(lambda: kept.add({}, [large])) < large.nbytes / 2
+    np.testing.assert_array_equal(next(kept.alone())[0], large)
+
+
+def test_a_model_that_runs_on_no_sizes_leaves_nothing_for_the_collector() -> None:
+    class Refusing:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("no such size")
+
+    session = Refusing()
+    gone = weakref.ref(session)
+    gc.disable()
+    try:
+        with pytest.raises(ModelError, match="no such size"):
+            runnable_feeds(mlp(), session, 0, [(None, 2, None), (None, 1, None)])
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_that_runs_out_is_told_as_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("onnxprune.api.stages.analyze_model", full)
+    path = tmp_path / "m.onnx"
+    onnx.save(mlp().proto, path)
+    for model, label in ((path, str(path)), (str(path), str(path)), (mlp(), "model 'g'"), (mlp().proto, "the model")):
+        with pytest.raises(TooLargeError, match="memory ran out in 'analyze'") as caught:
+            onnxprune.analyze(model)
+        assert str(caught.value).startswith(f"{label}: ")
+    with pytest.raises(TooLargeError, match="memory ran out in 'analyze'"):
+        onnxprune.compact(path)

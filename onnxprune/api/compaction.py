@@ -9,9 +9,11 @@ from typing import Any
 
 from ..axes.analysis import Analysis
 from ..graph import model as files
+from .memory import within_memory
 from .stages import InputShapes, analyze, save
 
 
+@within_memory
 def compact(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     output: str | os.PathLike[str] | None = None,

@@ -14,6 +14,7 @@ from ..graph import model as files
 from ..graph.model import Model
 from ..planfile import Plan
 from . import stages
+from .memory import within_memory
 from .stages import InputShapes
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class PruneResult:
         return self.plan.trade
 
 
+@within_memory
 def prune(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     output: str | os.PathLike[str] | None = None,

@@ -9,9 +9,11 @@ from typing import Any
 
 from ..graph import model as files
 from ..graph.model import Model
+from .memory import within_memory
 from .stages import InputShapes, save
 
 
+@within_memory
 def sparsify(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     output: str | os.PathLike[str] | None = None,
@@ -119,6 +121,7 @@ def save_masks(masks: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     write(path, masks)
 
 
+@within_memory
 def sparse_eligibility(model: Any) -> list[dict[str, Any]]:
     """Say for every weight which runtimes could run it sparse; see `sparsity.eligibility`."""
     from ..sparsity.eligibility import eligibility
@@ -128,6 +131,7 @@ def sparse_eligibility(model: Any) -> list[dict[str, Any]]:
     return eligibility(source, find_weights(source))
 
 
+@within_memory
 def unpack(model: Any, output: str | os.PathLike[str] | None = None) -> Model:
     """Give the model with every packed, sparse or masked weight dense again, exactly; write to `output` when given.
 
@@ -143,6 +147,7 @@ def unpack(model: Any, output: str | os.PathLike[str] | None = None) -> Model:
     return dense
 
 
+@within_memory
 def stored_weights(model: Any) -> tuple[str, ...]:
     """Name the weights that `unpack` would make dense."""
     from ..sparsity.storage import stored_weights as stored

@@ -14,6 +14,7 @@ from ..graph import model as files
 from ..graph.model import Model
 from ..planfile import Plan
 from ..select.choose import DEFAULT_CRITERION, Options, choose
+from .memory import within_memory
 
 if TYPE_CHECKING:
     from ..recover import Recovery
@@ -23,6 +24,7 @@ DEFAULT_WITH_DATA = "obs"
 InputShapes = Mapping[str, Sequence[int]]
 
 
+@within_memory
 def load(source: Any) -> Model:
     """Open a model from a path, an `onnx.ModelProto` or an onnx-graphsurgeon `Graph`.
 
@@ -31,6 +33,7 @@ def load(source: Any) -> Model:
     return files.load(source)
 
 
+@within_memory
 def analyze(model: Any, *, input_shapes: InputShapes | None = None, probe: bool = True) -> Analysis:
     """Find what can go together: prunable groups, and locked axes with reasons.
 
@@ -43,6 +46,7 @@ def analyze(model: Any, *, input_shapes: InputShapes | None = None, probe: bool 
         return analyze_model(files.load(model), input_shapes)
 
 
+@within_memory
 def plan(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     *,
@@ -121,6 +125,7 @@ def plan(  # noqa: PLR0913  one argument per option of the command line
     )
 
 
+@within_memory
 def error_curves(
     model: Any,
     *,
@@ -162,6 +167,7 @@ def chain_weights(analysis: Analysis, names: str | Sequence[str] | None) -> set[
     return weights_on([m for name in wanted for m in match(graph, name)])
 
 
+@within_memory
 def apply(
     model: Any,
     plan: Plan | str | os.PathLike[str],
@@ -190,6 +196,7 @@ def apply(
     return apply_plan(analysis, decided, found.values)
 
 
+@within_memory
 def repair(
     model: Any,
     plan: Plan | str | os.PathLike[str],
@@ -231,6 +238,7 @@ def _analysis_for(model: Any, plan: Plan) -> Analysis:
     return model if isinstance(model, Analysis) else analyze(model, input_shapes=plan.input_shapes or None)
 
 
+@within_memory
 def mask(model: Any, plan: Plan | str | os.PathLike[str]) -> Model:
     """Give the masked twin of a plan: the model's own shapes, every removed slice zero.
 
@@ -249,6 +257,7 @@ def mask(model: Any, plan: Plan | str | os.PathLike[str]) -> Model:
     return twin
 
 
+@within_memory
 def save(model: Any, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
     """Write a model whole or not at all.
 
@@ -258,6 +267,7 @@ def save(model: Any, path: str | os.PathLike[str], *, external_data: bool | None
     files.save(files.load(model), path, external_data=external_data)
 
 
+@within_memory
 def verify(original: Any, pruned: Any, **options: Any) -> Any:
     """Check a pruned model against its original: see `onnxprune.verification.verify`."""
     from ..verification import verify as check

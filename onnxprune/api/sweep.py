@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..select.choose import DEFAULT_CRITERION, Options
+from .memory import within_memory
 from .stages import DEFAULT_WITH_DATA, InputShapes, analyze, chain_weights
 
 
+@within_memory
 def sensitivity(  # noqa: PLR0913  one argument per option of the command line
     model: Any,
     *,

@@ -212,13 +212,14 @@ class Collection:
             except Unruly as reason:
                 del self.relations[mark[0] :], self.bindings[mark[1] :]
                 self._freeze_node(op, str(reason))
-            except RuleDefect:
-                if not self._rounds_are_guessed:
-                    raise
+            except (RuleDefect, ArithmeticError, IndexError, ValueError, KeyError, TypeError) as error:
+                excuse = self._excuse(index)
+                if excuse is None:
+                    if isinstance(error, RuleDefect):
+                        raise
+                    raise RuleDefect(f"the rule for {name!r} fails on node {node.name!r}: {error!r}") from error
                 del self.relations[mark[0] :], self.bindings[mark[1] :]
-                self._freeze_node(op, "sizes contradict each other: how often a loop runs shows at run time only")
-            except (ArithmeticError, IndexError, ValueError, KeyError, TypeError) as error:
-                raise RuleDefect(f"the rule for {name!r} fails on node {node.name!r}: {error!r}") from error
+                self._freeze_node(op, f"sizes contradict each other: {excuse}")
             else:
                 self._freeze_unmentioned(op)
                 self._carry_positions(op)
@@ -264,6 +265,13 @@ class Collection:
             self._freeze_unmentioned(op)
         else:
             self._freeze_node(op, f"no rule for {name!r}" + (f"; not tried, {tried.why}" if tried is not None else ""))
+
+    def _excuse(self, index: int) -> str | None:
+        """Say why a model may run though the sizes at a node contradict each other, None where it cannot."""
+        if self._rounds_are_guessed:
+            return "how often a loop runs shows at run time only"
+        place = self.view.places[index]
+        return "it lies in a body that need not run" if place is not None and place[0] else None
 
     def _knows_rounds(self, stack: gs.Node) -> bool:
         """Say whether a scanned input or a constant says how many values are stacked."""

@@ -17,7 +17,7 @@ from .inputs import Array, InputSpec, input_specs
 from .sizes import BATCH, input_sizes
 
 INTEGER_LIMIT = 16
-MAX_ELEMENTS = 1 << 25
+MAX_BYTES = 1 << 27
 SEQUENCE_LENGTH = 2
 _PASSES_VALUES = frozenset(
     ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice", "Clip", "Tile")
@@ -49,16 +49,22 @@ def random_feeds(
     """
     specs = input_specs(model)
     shapes = input_sizes(specs, input_shapes, batch=batch, length=length)
-    n_elements = sum(math.prod(shape) for shape in shapes.values())
-    if n_elements > MAX_ELEMENTS:
+    n_bytes = sum(_n_bytes(spec, shapes[spec.name]) for spec in specs)
+    if n_bytes > MAX_BYTES:
         sizes = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
         raise DataError(
-            f"{model.label}: random samples would hold {n_elements} values ({sizes}); give --data, or --input-shape"
+            f"{model.label}: a random sample would take {n_bytes / 1e6:,.0f} MB ({sizes}); "
+            "give --data, or --input-shape"
         )
-    n = max(1, min(n, 2 * MAX_ELEMENTS // max(1, n_elements)))
+    n = max(1, min(n, 2 * MAX_BYTES // max(1, n_bytes)))
     limits = _limits(model, specs)
     rng = np.random.default_rng(seed)
     return [{spec.name: _draw(spec, shapes, limits, rng) for spec in specs} for _ in range(n)]
+
+
+def _n_bytes(spec: InputSpec, shape: tuple[int, ...]) -> int:
+    """Count what an input takes, small types as what they are drawn from."""
+    return math.prod(shape) * max(4, spec.dtype.itemsize) * (SEQUENCE_LENGTH if spec.of == "sequence" else 1)
 
 
 def _draw(

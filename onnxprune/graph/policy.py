@@ -82,15 +82,18 @@ def _tensors_whole(model: Model) -> None:
                 payload += _check_sparse(model, sparse)
         for node in body.node:
             for attribute in node.attribute:
-                payload += sum(_check_tensor(model, tensor) for tensor in dense_in(attribute))
+                payload += sum(_check_tensor(model, tensor, whole=True) for tensor in dense_in(attribute))
                 payload += sum(_check_sparse(model, sparse) for sparse in sparse_in(attribute))
     rest = (model.path.stat().st_size if model.path is not None else 0) - payload
     if rest > MAX_SKELETON_BYTES:
         raise ModelError(f"{model.label}: {rest >> 20} MiB beside its tensors, more than {MAX_SKELETON_BYTES >> 20}")
 
 
-def _check_tensor(model: Model, tensor: onnx.TensorProto) -> int:
-    """Check the data of one tensor, and give how much of the proto it takes."""
+def _check_tensor(model: Model, tensor: onnx.TensorProto, *, whole: bool = False) -> int:
+    """Check the data of one tensor, and give how much of the proto it takes.
+
+    Unless it must be `whole`, it may have none at all: of such a skeleton everything but the weights can be said.
+    """
     where = f"{model.label}: tensor {tensor.name!r}"
     if not is_known_type(tensor.data_type):
         raise ModelError(f"{where} has the unknown type {tensor.data_type}")
@@ -116,8 +119,7 @@ def _check_tensor(model: Model, tensor: onnx.TensorProto) -> int:
         return expected
     field, expected = field_entries(tensor)
     found = len(getattr(tensor, field))
-    # None at all is a skeleton, of which everything but the weights can be said.
-    if found not in (0, expected):
+    if found != expected and (found or whole):
         raise ModelError(f"{where} holds {found} values; its dimensions are {list(tensor.dims)}, {n} elements")
     stray = next((name for name in DATA_FIELDS if name != field and len(getattr(tensor, name))), None)
     if stray is not None:
@@ -127,7 +129,7 @@ def _check_tensor(model: Model, tensor: onnx.TensorProto) -> int:
 
 def _check_sparse(model: Model, sparse: onnx.SparseTensorProto) -> int:
     """Check that the dense tensor a sparse one stands for is of a size to work with."""
-    taken = _check_tensor(model, sparse.values) + _check_tensor(model, sparse.indices)
+    taken = _check_tensor(model, sparse.values, whole=True) + _check_tensor(model, sparse.indices, whole=True)
     dense = onnx.TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
     if tensor_nbytes(dense) > MAX_SPARSE_BYTES:
         raise ModelError(

@@ -19,7 +19,7 @@ from google.protobuf.message import EncodeError
 from ..errors import ModelError, OptionError
 from ..watch import watched
 from .model import SINGLE_FILE_LIMIT, Model, save, serialize
-from .sizes import tensors_of
+from .sizes import bodies_of, tensors_of
 from .store import TAKEN_FROM, whole_bytes
 from .writing import bring_in
 
@@ -28,6 +28,9 @@ _SPINNING = "session.intra_op.allow_spinning"
 _SILENT = 4
 # Bytes; where arrays of numpy begin, which onnxruntime takes as feeds.
 ALIGNMENT = 16
+# onnxruntime ends the process where one of these gets a tensor without elements.
+_ABORTING = frozenset({"LSTM", "GRU", "DynamicQuantizeLSTM"})
+_aborting: weakref.WeakSet[ort.InferenceSession] = weakref.WeakSet()
 
 
 def open_session(
@@ -51,19 +54,26 @@ def open_session(
     if not spinning:
         options.add_session_config_entry(_SPINNING, "0")
     try:
-        if model.is_hollow or model.has_external_data:
-            return _create_from_arrays(model, options)
-        content = _content(model)
-        if content is not None:
-            return _create(content, options, model.label)
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            path = Path(folder, "model.onnx")
-            save(model, path, external_data=True)
-            return _create(str(path), options, model.label)
+        session = _opened(model, options)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{model.label}: onnxruntime does not load it: {one_line(error)}") from error
+    if any(node.op_type in _ABORTING for body, _ in bodies_of(model.skeleton) for node in body.node):
+        _aborting.add(session)
+    return session
+
+
+def _opened(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    if model.is_hollow or model.has_external_data:
+        return _create_from_arrays(model, options)
+    content = _content(model)
+    if content is not None:
+        return _create(content, options, model.label)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder, "model.onnx")
+        save(model, path, external_data=True)
+        return _create(str(path), options, model.label)
 
 
 def _create_from_arrays(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -122,6 +132,9 @@ def run(
 
     Raises `ModelError` with what onnxruntime says.
     """
+    empty = [name for name, value in feed.items() if isinstance(value, np.ndarray) and not value.size]
+    if empty and session in _aborting:
+        raise ModelError(f"{label}: input {empty[0]!r} is empty, and onnxruntime runs no recurrent layer on nothing")
     try:
         with watched(f"onnxruntime has been running {label}"):
             outputs: Sequence[Any] = session.run(None if names is None else list(names), dict(feed))

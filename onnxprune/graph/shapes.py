@@ -16,6 +16,7 @@ import onnx
 from onnx import defs, numpy_helper, shape_inference
 
 from ..errors import ModelError, OptionError, unknown_name
+from ..watch import watched
 from . import contrib, integers
 from .flatten import DOMAIN, Flat
 from .integers import IntTensor
@@ -128,7 +129,7 @@ def _shapes_at(
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=has_dynamic).graph
+        inferred = _inferred(bare, data_prop=has_dynamic)
     except Exception as error:  # onnx raises several unrelated types here
         raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
     sizes: dict[str, tuple[int, ...] | None] = {}
@@ -240,7 +241,7 @@ def _default_size(
 def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
     """Find which axes shape inference cannot fix before sizes are chosen."""
     try:
-        graph = shape_inference.infer_shapes(bare, data_prop=True).graph
+        graph = _inferred(bare, data_prop=True)
     except Exception as error:
         raise ModelError(f"shape inference fails on the model: {_first_line(error)}") from error
     found: dict[str, frozenset[int]] = {}
@@ -252,6 +253,11 @@ def _dynamic_axes(bare: onnx.ModelProto) -> dict[str, frozenset[int]]:
         for name in node.output:
             found.setdefault(name, ALL_AXES)
     return found
+
+
+def _inferred(bare: onnx.ModelProto, *, data_prop: bool) -> onnx.GraphProto:
+    with watched("onnx has been inferring shapes"):
+        return shape_inference.infer_shapes(bare, data_prop=data_prop).graph
 
 
 def _static(value: onnx.ValueInfoProto) -> bool:
@@ -427,20 +433,16 @@ def _infer_node(
     if not standard and domain not in ("", contrib.DOMAIN):
         return
     given: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
     for name in node.input:
         if name and name in types:
             given[name] = types[name]
             shape = sizes.get(name)
             if shape is not None and types[name].HasField("tensor_type"):
                 given[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
-        if name in known and name in given:
-            elem = given[name].tensor_type.elem_type
-            array = np.array([e.value for e in known[name].items]).reshape(known[name].shape)
-            data[name] = numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(elem)), name)
     if any(n and n not in given for n in node.input):
         return
     try:
+        data = {n: _as_tensor(n, known[n], given[n]) for n in given if n in known}
         if not standard:
             result = contrib.infer_contrib(node, given)
         else:
@@ -455,6 +457,12 @@ def _infer_node(
         types[name] = type_proto
         if sizes.get(name) is None:
             sizes[name] = _shape_of(value)
+
+
+def _as_tensor(name: str, known: IntTensor, kind: onnx.TypeProto) -> onnx.TensorProto:
+    array = np.array([e.value for e in known.items]).reshape(known.shape)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
+    return numpy_helper.from_array(array.astype(dtype), name)
 
 
 def _first_line(error: BaseException) -> str:

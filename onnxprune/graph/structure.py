@@ -9,6 +9,7 @@ that do not fit the node they lie in, names that are no text.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
@@ -36,6 +37,7 @@ def refuse_broken(proto: onnx.ModelProto, label: str) -> None:
             for node in body.node:
                 _gives_something(node)
                 _numbers_fit(node)
+                _equation_reads(node)
                 _body_fits(node)
         _types_known(proto.graph)
         bare = _bare(proto)
@@ -193,6 +195,26 @@ def _numbers_fit(node: onnx.NodeProto) -> None:
         strange = (name in _FLAGS and i not in (0, 1)) or (name in _COUNTS and i < 1)
         if strange or (name not in _WIDE and not -(2**31) <= i < 2**31):
             raise ModelError(f"{attribute.name} of node {node.name!r} ({node.op_type}) is {attribute.i}")
+
+
+_TERM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*")
+
+
+def _equation_reads(node: onnx.NodeProto) -> None:
+    """Refuse an Einsum whose terms hold more than letters and one ellipsis: onnx never comes to an end of them.
+
+    Source: Einsum, opset 12.
+    """
+    if node.domain not in _STANDARD or node.op_type != "Einsum":
+        return
+    for attribute in node.attribute:
+        if attribute.name == "equation" and not attribute.ref_attr_name:
+            equation = attribute.s.decode(errors="replace")
+            terms = re.split("->|,", equation.replace(" ", ""))
+            if not all(map(_TERM.fullmatch, terms)):
+                raise ModelError(
+                    f"the equation of node {node.name!r} (Einsum) is {equation!r}: letters and '...' are read"
+                )
 
 
 def _body_fits(node: onnx.NodeProto) -> None:

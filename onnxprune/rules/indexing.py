@@ -25,7 +25,8 @@ def join(op: Op, slots: Sequence[int]) -> None:
     y = op.y()
     at = int(op.attr("axis", 1)) % y.ndim
     start = 0
-    for slot in slots:
+    # A vector without elements adds no index.
+    for slot in (slot for slot in slots if op.x(slot).shape[at]):
         value = op.x(slot)
         for k, axis in enumerate(value.axes):
             if k != at:

@@ -5,6 +5,7 @@ An index of a quantized value counts as zero where its codes are at the zero poi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..axes.collect import op_rule
@@ -41,9 +42,11 @@ def quantize(op: Op) -> None:
 def _parameters(op: Op, slot: int, x: Value, at: int) -> None:
     """Describe scales or zero points of x: a vector along axis `at`, or blocks of it."""
     value = op.x(slot)
-    if value.ndim < 2:
+    if math.prod(value.shape) == 1 or value.ndim == 1:
         op.parameter(slot, x[at])
         return
+    if value.ndim != x.ndim:
+        raise Unruly(f"{value} does not fit {x}")
     for k, (a, b) in enumerate(zip(value.axes, x.axes, strict=True)):
         op.role(a, "parameter")
         if a.size == b.size:

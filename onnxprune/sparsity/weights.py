@@ -336,17 +336,22 @@ class _Finder:
         if sizes is None and len(node.input) > 1 and node.input[1]:
             if node.input[1] not in self.tensors:
                 raise ValueError(f"the sizes {node.input[1]!r} that {op} gives it are computed")
-            sizes = self.model.array(node.input[1]).tolist()
+            sizes = self.model.array(node.input[1]).ravel().tolist()
         if op == "Reshape":
             if sizes is None:
                 raise ValueError("it is reshaped to unknown sizes")
-            keep_zero = given.get("allowzero", 0)
-            return layout.reshape(*(shape[k] if s == 0 and not keep_zero else s for k, s in enumerate(sizes)))
+            copies = [k for k, s in enumerate(sizes) if s == 0 and not given.get("allowzero", 0)]
+            if copies and copies[-1] >= len(shape):
+                raise ValueError(f"it is reshaped to {list(sizes)}, and has {len(shape)} axes")
+            return layout.reshape(*(shape[k] if k in copies else s for k, s in enumerate(sizes)))
         if op == "Squeeze":
-            gone = {a % len(shape) for a in sizes} if sizes else {k for k, s in enumerate(shape) if s == 1}
+            gone = {a % max(1, len(shape)) for a in sizes} if sizes else {k for k, s in enumerate(shape) if s == 1}
             return layout.reshape(*(s for k, s in enumerate(shape) if k not in gone))
-        rank = len(shape) + len(sizes or ())
-        new, old = {a % rank for a in sizes or ()}, iter(shape)
+        added = list(sizes or ())
+        rank = len(shape) + len(added)
+        new, old = {a % rank for a in added}, iter(shape)
+        if len(new) < len(added):
+            raise ValueError(f"of the new axes {added} one is given twice")
         return layout.reshape(*(1 if k in new else next(old) for k in range(rank)))
 
     def _other_use(self, tensor: str, uses: Sequence[_Use]) -> str | None:

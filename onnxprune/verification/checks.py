@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..graph.model import Model, serialize
 from ..graph.sizes import tensor_nbytes
 from ..planfile import Plan, PlanSlice
+from ..watch import watched
 from .tensors import CODE_TYPES, FLOAT_TYPES, Held, held_tensors, same_bits, skeleton, to_array
 from .twin import rows_by_initializer
 
@@ -66,7 +67,8 @@ def check_shapes(original: Model, pruned: Model) -> Check:
 def _strict_inference(model: Model) -> str | None:
     try:
         bare = skeleton(model.skeleton, keep_dims=True)
-        onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+        with watched("onnx has been inferring shapes"):
+            onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
     except Exception as error:  # noqa: BLE001 - C++ raises many types
         return _first_line(error)
     return None

@@ -13,6 +13,9 @@ import numpy as np
 
 from .tensors import Array
 
+# Elements that are compared at a time: each takes some fifty bytes then.
+BLOCK = 1 << 22
+
 
 def leaves(value: Any) -> Iterator[Array]:
     """Give the arrays in an output: a tensor is one, sequences and maps hold any number, a map's keys count too."""
@@ -71,7 +74,7 @@ class OutputComparison:
                 kinds = f"{x.dtype.name}{list(x.shape)} and {y.dtype.name}{list(y.shape)}"
                 self._differs(f"shape or type differs ({kinds})")
             elif is_float(x):
-                self._floats(x.astype(np.float64), y.astype(np.float64))
+                self._floats(x, y)
             else:
                 self.n_discrete += x.size
                 self.n_mismatched += int(np.count_nonzero(x != y))
@@ -112,19 +115,26 @@ class OutputComparison:
         self.problem, self.max_abs = problem, float("inf")
 
     def _floats(self, x: Array, y: Array) -> None:
+        if not x.size:
+            return
+        self.rank = x.ndim
+        for start in range(0, x.size, BLOCK):
+            self._block(*(a.reshape(-1)[start : start + BLOCK].astype(np.float64) for a in (x, y)))
+        if x.ndim in (2, 3) and x.shape[-1] > 1:
+            finite = np.isfinite(x) & np.isfinite(y)
+            largest, found = (np.where(finite, a, a.dtype.type(0)).argmax(-1) for a in (x, y))
+            self.n_rows += largest.size
+            self.n_top1 += int(np.count_nonzero(largest == found))
+
+    def _block(self, x: Array, y: Array) -> None:
         both = np.isfinite(x) & np.isfinite(y)
         odd = ~both
         if odd.any():
             alike = (np.isnan(x[odd]) & np.isnan(y[odd])) | (x[odd] == y[odd])
             if not alike.all():
                 self._differs("NaN or infinity on one side only")
-            finite = np.isfinite(x)
-            self.scale = max(self.scale, float(np.abs(x[finite]).max(initial=0.0)))
-            shape = x.shape
-            x, y = np.where(both, x, 0.0).reshape(shape), np.where(both, y, 0.0).reshape(shape)
-        if not x.size:
-            return
-        self.rank = x.ndim
+            self.scale = max(self.scale, float(np.abs(x[np.isfinite(x)]).max(initial=0.0)))
+            x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
         difference = x - y
         self.max_abs = max(self.max_abs, float(np.abs(difference).max()))
         self.scale = max(self.scale, float(np.abs(x).max()))
@@ -133,9 +143,6 @@ class OutputComparison:
         self.square_reference += float(np.sum(x * x))
         self.square_candidate += float(np.sum(y * y))
         self.square_error += float(np.sum(difference * difference))
-        if x.ndim in (2, 3) and x.shape[-1] > 1:
-            self.n_rows += x.size // x.shape[-1]
-            self.n_top1 += int(np.count_nonzero(x.argmax(-1) == y.argmax(-1)))
 
     def _see_variation(self, arrays: list[Array]) -> None:
         """Note whether the reference changes from feed to feed, or from sample to sample inside a feed."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..data import Feed
 from ..errors import DataError
+from .compare import leaves
 
 IN_MEMORY = 1 << 26
 
@@ -33,6 +34,9 @@ class Outputs:
 
     def add(self, feed: Feed, outputs: Sequence[Any]) -> None:
         """Keep what a model gave on a feed."""
+        if sum(array.nbytes for value in outputs for array in leaves(value)) > IN_MEMORY:
+            # Not by way of memory, which would hold them twice.
+            self._file.rollover()
         pickle.dump((_digest(feed), outputs), self._file, protocol=pickle.HIGHEST_PROTOCOL)
         self.n_feeds += 1
 

@@ -134,8 +134,7 @@ def _not_finite(names: Sequence[str], expected: Sequence[Any], found: Sequence[A
         for x, y in pairs:
             if not (is_float(x) and is_float(y)):
                 continue
-            sound = np.isfinite(x.astype(np.float64))
-            bad = ~np.isfinite(y.astype(np.float64))
+            sound, bad = np.isfinite(x), ~np.isfinite(y)
             if (bad & sound).any() if x.shape == y.shape else (bad.any() and sound.all()):
                 yield name
                 break

@@ -180,19 +180,19 @@ def runnable_feeds(
     Gives them with the outputs on the first.
     Raises `ModelError` with what onnxruntime says to the first when it runs on none.
     """
-    problem: ModelError | None = None
+    # Texts: an error would hold this frame, and with it all that it ran on.
+    problems = []
     for wanted, batch, length in tries:
         draw = partial(random_feeds, model, seed=seed, input_shapes=wanted, batch=batch, length=length)
         try:
             trial = draw(1)[0]
             outputs = run(session, trial, model.label)
         except ModelError as error:
-            problem = problem or error
+            problems.append(str(error))
         else:
             feeds = draw(_enough(trial))
             return Data(f"random:{len(feeds)}", partial(iter, feeds), len(feeds)), outputs
-    assert problem is not None
-    raise problem
+    raise ModelError(problems[0])
 
 
 def _enough(feed: Feed) -> int:

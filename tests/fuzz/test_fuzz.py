@@ -208,3 +208,109 @@ def test_a_slice_that_leaves_nothing_is_frozen() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     assert onnxprune.analyze(model).groups == ()
+
+
+def einsum_model(equation: str) -> onnx.ModelProto:
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+      g (float[2, 3, 4] a, float[5, 4] b) => (float[2, 3, 5] y) {{ y = Einsum <equation = "{equation}"> (a, b) }}"""
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("equation", ["a..bc,dc->abd", "...c,dc.->...d", "ab1c,dc->abd", "ab......c,dc->abd"])
+def test_equations_that_shape_inference_never_ends_with_are_refused(equation: str) -> None:
+    with pytest.raises(onnxprune.ModelError, match="equation of node '' "):
+        onnxprune.load(einsum_model(equation))
+
+
+@pytest.mark.parametrize("equation", ["abc,dc->abd", "... c, dc -> ... d", "abC,dC"])
+def test_equations_that_are_read_are_not(equation: str) -> None:
+    onnxprune.analyze(einsum_model(equation))
+
+
+@pytest.mark.parametrize("parts", ["h s", "s h", "h s h"])
+def test_an_empty_part_joins_nothing_to_a_vector(parts: str) -> None:
+    joined = ", ".join(parts.split())
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 9]>
+        g (float[4] x) => (float[7] z) {{
+          h = MatMul (x, w)
+          s = Slice <starts = [2], ends = [2]> (h)
+          y = Concat <axis = 0> ({joined})
+          z = MatMul (y, v)
+        }}"""
+    )
+    n = 5 * parts.count("h")
+    arrays = {"w": np.ones((4, 5), np.float32), "v": np.ones((n, 7), np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    assert onnxprune.analyze(model).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("op", "dims", "sizes"), [("Reshape", [5, 7], [5, 7, 0]), ("Unsqueeze", [5, 7], [0, 0]), ("Squeeze", [], [0])]
+)
+def test_a_weight_that_is_rearranged_to_what_cannot_be_is_refused(
+    op: str, dims: list[int], sizes: list[int], tmp_path: Path
+) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, 5] x) => (float[2, 7] y) {{ m = {op} (w, s) y = MatMul (x, m) }}"""
+    )
+    arrays = {"w": np.ones(dims, np.float32), "s": np.array(sizes)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    outcome = run(arguments("sparsify", path, 0))
+    assert (outcome.code, outcome.trace) == (1, None), "nothing that can be sparsified"
+
+
+@pytest.mark.parametrize("op", ["Constant <value = float[1] {1.0}> ()", "ConstantOfShape <value = float[1] {1.0}> (s)"])
+def test_a_number_that_is_not_there_is_refused(op: str) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, 5] x) => (float[2, 5] y) {{ s = Shape (x) c = {op} y = Mul (x, c) }}"""
+    )
+    onnxprune.load(model)
+    model.graph.node[1].attribute[0].t.ClearField("float_data")
+    with pytest.raises(onnxprune.ModelError, match=r"holds 0 values; its dimensions are \[1\], 1 elements"):
+        onnxprune.load(model)
+
+
+def test_sizes_that_contradict_each_other_where_nothing_runs_are_frozen() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[1, 5, 4, 4] x) => (float[1, 3, 4, 4] y) {
+          h = Conv (x, w)
+          no = Constant <value = bool {0}> ()
+          y = If (no) <then_branch = a () => (float[1, 3, 4, 4] t) { t = Conv (h, u) },
+                       else_branch = b () => (float[1, 3, 4, 4] e) { e = Conv (h, v) }>
+        }"""
+    )
+    shapes = {"w": (7, 5, 1, 1), "u": (3, 6, 1, 1), "v": (3, 7, 1, 1)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()
+    )
+    analysis = onnxprune.analyze(model)
+    assert analysis.groups == ()
+    assert any("it lies in a body that need not run" in row.reason for row in analysis.locked)
+
+
+def test_a_recurrent_layer_is_not_run_on_nothing() -> None:
+    """The second axis is named as what a cache holds at first: no samples, where onnxruntime ends the process."""
+    model = recurrent_model()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "past_sequence_length"
+    with pytest.raises(onnxprune.ModelError, match="input 'x' is empty, and onnxruntime runs no recurrent layer on"):
+        onnxprune.verify(model, model)
+
+
+def test_sizes_that_are_declared_as_text_stay_unknown() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, 5] x) => (float[2, 7] y) {
+          n = Shape (x) one = Constant <value_ints = [1]> () s = Concat <axis = 0> (n, one)
+          u = Reshape (x, s) v = Squeeze (u, two) y = MatMul (v, w)
+        }"""
+    )
+    arrays = {"two": np.array([2]), "w": np.ones((5, 7), np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    model.graph.value_info.append(helper.make_tensor_value_info("s", TensorProto.STRING, [3]))
+    onnxprune.analyze(model)
