@@ -6,12 +6,15 @@ the comment at each says how. They need shapes only, so the skeletons without we
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from onnxprune.axes.analysis import analyze_model
+from onnxprune.cli import main
 from onnxprune.graph.model import load
 
 ZOO = os.environ.get("ONNXPRUNE_ZOO")
@@ -130,3 +133,12 @@ def test_units_of_a_core_model(name: str) -> None:
 @without_zoo
 def test_every_core_model_has_a_golden_count() -> None:
     assert set((Path(ZOO or "") / "core.txt").read_text().split()) == set(GOLDEN)
+
+
+@without_zoo
+@pytest.mark.slow
+def test_the_command_line_opens_every_model() -> None:
+    for path in sorted(Path(ZOO or "").glob("*/**/*.onnx")):
+        result = CliRunner().invoke(main, ["inspect", str(path), "--json"])
+        assert result.exit_code == 0, f"{path.name}: {result.stderr}"
+        assert json.loads(result.stdout)["groups"], path.name

@@ -141,5 +141,5 @@ def test_a_thread_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("threading.Thread.start", full)
-    with pytest.raises(TooLargeError, match="running 2 samples at once: can't start new thread; memory or the number"):
+    with pytest.raises(TooLargeError, match="working on 2 threads: can't start new thread; memory or the number"):
         list(in_order(abs, [1, 2], 2))

@@ -5,7 +5,9 @@ Floats of 16 bits are computed in 32. Branches of If run as the condition says; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import onnx
@@ -23,13 +25,24 @@ Step = tuple[Call, Run, list[str], list[str]]
 assert ops
 
 
+@dataclass
+class _Body:
+    """A graph ready to run: tensors that stay as they are, names of weights, and what makes the outputs of them."""
+
+    outputs: list[str]
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+
 class Network:
-    """A model in torch. `weights` are the tensors by name that gradients are taken by: those asked for that it has.
+    """A model in torch. `weights` are the tensors by flat name that gradients are taken by: those `tuned` that it has.
 
     Raises `ModelError` that names every operator without a torch function.
     """
 
     def __init__(self, model: Model, tuned: Collection[str] = ()) -> None:
+        self._model = model
         self._label = model.label
         proto = onnx.inliner.inline_local_functions(model.proto) if model.proto.functions else model.proto
         self._opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
@@ -37,39 +50,53 @@ class Network:
         self.inputs = [v.name for v in proto.graph.input]
         self.outputs = [o.name for o in proto.graph.output]
         self.weights: dict[str, Tensor] = {}
-        self._fixed: dict[str, Tensor] = {}
-        for tensor in proto.graph.initializer:
-            array = model.array(tensor.name) if tensor.name in model.tensors else numpy_helper.to_array(tensor)
-            self._hold(tensor.name, to_tensor(array), tuned)
-        self._steps: list[Step] = []
-        for step in self._read(proto.graph.node):
-            call, function, inputs, outputs = step
-            if all(n in self._fixed for n in inputs if n) and call.op != "If":
-                with torch.no_grad():
-                    for name, value in zip(outputs, self._run(call, function, inputs, self._fixed), strict=False):
-                        self._hold(name, value, tuned)
+        # Bodies of a model whose functions were put in place are not those that its flat names are of.
+        flat_names: list[dict[str, str]] = [{}] if model.proto.functions else model.flat.flat_names
+        self._top = self._prepare(proto.graph, iter(flat_names), tuned)
+        self._last = _last_uses(self._top.steps, self.outputs)
+
+    def _prepare(self, graph: onnx.GraphProto, names: Iterator[Mapping[str, str]], tuned: Collection[str]) -> _Body:
+        """Read a graph; `names` has the flat names of it and of the bodies in it, in the order of `flatten`.
+
+        Of a graph that `names` does not know nothing is tuned.
+        """
+        body, known = _Body([o.name for o in graph.output]), next(names, None)
+        flat = {} if known is None else known
+
+        def hold(name: str, value: Tensor) -> None:
+            known_as = flat.get(name, name)
+            if known is not None and known_as in tuned and value.is_floating_point():
+                self.weights[known_as] = value.clone().requires_grad_()
+                body.weights[name] = known_as
             else:
-                self._steps.append(step)
-        self._last = _last_uses(self._steps, self.outputs)
+                body.fixed[name] = value
 
-    def _hold(self, name: str, value: Tensor, tuned: Collection[str]) -> None:
-        if name in tuned and value.is_floating_point():
-            self.weights[name] = value.clone().requires_grad_()
-        else:
-            self._fixed[name] = value
-
-    def _read(self, nodes: Iterable[onnx.NodeProto]) -> list[Step]:
-        steps = []
-        for node in nodes:
+        for tensor in graph.initializer:
+            found = None if known is None else self._model.tensors.get(flat.get(tensor.name, tensor.name))
+            hold(tensor.name, to_tensor(numpy_helper.to_array(tensor) if found is None else self._model.read(found)))
+        for node in graph.node:
             call = call_of(node, self._opsets)
-            function = self._branch if call.op == "If" else torch_functions[key(call.domain, call.op)]
-            steps.append((call, function, list(node.input), list(node.output)))
-        return steps
+            inputs, outputs = list(node.input), list(node.output)
+            if call.op == "If":
+                branches = {a.name: self._prepare(a.g, names, tuned) for a in node.attribute}
+                body.steps.append((call, partial(self._branch, branches), inputs, outputs))
+                continue
+            function = torch_functions[key(call.domain, call.op)]
+            if all(n in body.fixed for n in inputs if n):
+                with torch.no_grad():
+                    for name, value in zip(outputs, self._run(call, function, inputs, body.fixed), strict=False):
+                        hold(name, value)
+            else:
+                body.steps.append((call, function, inputs, outputs))
+        return body
+
+    def _values(self, body: _Body) -> dict[str, Tensor]:
+        return {**body.fixed, **{name: self.weights[known_as] for name, known_as in body.weights.items()}}
 
     def __call__(self, feed: Mapping[str, Tensor]) -> list[Tensor]:
         """Give the outputs for one feed of tensors by input name."""
-        values = {**self._fixed, **self.weights, **feed}
-        for k, (call, function, inputs, outputs) in enumerate(self._steps):
+        values = {**self._values(self._top), **feed}
+        for k, (call, function, inputs, outputs) in enumerate(self._top.steps):
             values.update(zip(outputs, self._run(call, function, inputs, values), strict=False))
             for name in self._last[k]:
                 values.pop(name, None)
@@ -91,13 +118,15 @@ class Network:
             raise ModelError(f"{self._label}: {call.label} does not run in torch: {first}") from error
         return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
-    def _branch(self, call: Call, condition: Tensor, around: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _branch(
+        self, branches: Mapping[str, _Body], _: Call, condition: Tensor, around: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
         """Run one branch of an If; it sees the values around it."""
-        body = call.get("then_branch" if bool(condition.item()) else "else_branch")
-        values = {**around, **{t.name: to_tensor(numpy_helper.to_array(t)) for t in body.initializer}}
-        for inner, function, inputs, outputs in self._read(body.node):
-            values.update(zip(outputs, self._run(inner, function, inputs, values), strict=False))
-        return tuple(values[o.name] for o in body.output)
+        body = branches["then_branch" if bool(condition.item()) else "else_branch"]
+        values = {**around, **self._values(body)}
+        for call, function, inputs, outputs in body.steps:
+            values.update(zip(outputs, self._run(call, function, inputs, values), strict=False))
+        return tuple(values[name] for name in body.outputs)
 
 
 def _refuse_unknown(graph: onnx.GraphProto, label: str) -> None:

@@ -61,12 +61,13 @@ def chosen(
     """Choose at most 12, spread over the model, of those that differ and yet are comparable.
 
     `made` and `wanted` have the tensors of every feed, in the smaller model and in the original. Left out is what has
-    not changed, and what has nothing to do with the original's: there the two order their elements differently.
+    not changed, what has nothing to do with the original's (there the two order their elements differently), and what
+    is empty for some feed, as in a branch that it does not take.
     """
     found = []
     for k, anchor in enumerate(anchors):
         goal = [anchor.cut(row[k]) for row in wanted]
-        if any(g.shape != row[k].shape or g.dtype.kind != "f" for g, row in zip(goal, made, strict=True)):
+        if any(g.shape != row[k].shape or g.dtype.kind != "f" or not g.size for g, row in zip(goal, made, strict=True)):
             continue
         variance = spread([g.astype(np.float64) for g in goal])
         wrong = float(np.mean([np.square(g - row[k]).mean() for g, row in zip(goal, made, strict=True)]))

@@ -116,6 +116,11 @@ class _Distiller:
         built, fetched = self.smaller.build(asked, {})
         tuned = places.known(tunable(self.smaller), self.analysis.model.tensors)
         network = Network(built, tuned)
+        if not network.weights:
+            raise ModelError(
+                f"{self.probe.model.label}: it has no weight to tune, which is a float tensor that stands for one of "
+                "the original's and is no mask. Repair without gradients (--recover lstsq)"
+            )
         assert [fetched[n] for n in asked] == network.outputs
         check_network(network, built, self.held[0], self.threads)
         teacher = Teacher(self.probe, names, anchors, self.threads)

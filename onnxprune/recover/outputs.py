@@ -75,7 +75,9 @@ class Outputs:
 
 
 def spread(arrays: list[Array]) -> float:
-    """Give the mean square about the mean over all samples; every place of a fixed shape has its own mean."""
+    """Give the mean square about the mean of all samples, 0 of none; every place of a fixed shape has its own mean."""
+    if not any(a.size for a in arrays):
+        return 0.0
     if len({a.shape for a in arrays}) == 1 and len(arrays) > 1:
         stack = np.stack(arrays)
         rows = stack.reshape(-1, *stack.shape[2:]) if stack.ndim > 2 else stack

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.cli import main
+from onnxprune.distill.anchors import Anchor, chosen
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph.model import Model, save
 from onnxprune.recover import Recovery
+from onnxprune.recover.outputs import spread
 from tests.recover.test_products import draw, model_of
 from tests.recover.test_recover import cnn, feeds, mlp
 
@@ -94,6 +97,17 @@ def test_samples_that_cannot_be_joined_are_taken_one_by_one(monkeypatch: pytest.
     assert tuned.tuning.after < 0.9 * tuned.tuning.before
 
 
+def test_a_tensor_that_is_empty_for_some_feed_holds_on_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    wanted = [rng.standard_normal((2, 6, 4)), rng.standard_normal((2, 0, 4))]
+    made = [0.9 * w for w in wanted]
+    anchors = [Anchor("h", {})]
+    assert [a.name for a in chosen(anchors, [[m] for m in made[:1]], [[w] for w in wanted[:1]])] == ["h"]
+    for some in (slice(None), slice(1, None)):
+        assert chosen(anchors, [[m] for m in made[some]], [[w] for w in wanted[some]]) == []
+    assert spread([np.zeros((2, 0, 4)), np.zeros((2, 0, 4))]) == 0
+
+
 def test_masks_and_scalars_are_no_weights() -> None:
     from onnxprune.calibration.probe import Probe
     from onnxprune.distill.tunable import tunable
@@ -139,6 +153,45 @@ def test_options_that_say_nothing_are_refused() -> None:
         onnxprune.repair(model, plan, samples, distill_steps=5)
     with pytest.raises(OptionError, match="at least 1"):
         onnxprune.repair(model, plan, samples, how="distill", distill_steps=0)
+
+
+def test_weights_in_the_branch_that_runs_are_tuned() -> None:
+    plain, others = mlp(), mlp()
+    body = "a = Gemm (x, w1, b1)  h = Relu (a)  z = Gemm (h, w2, b2)"
+    model = model_of(
+        "g (float[n, 6] x, bool[] c) => (float[n, 9] y) { y = If (c) <"
+        f"then_branch = g1 () => (float[n, 9] z) {{ {body} }}, else_branch = g2 () => (float[n, 9] z) {{ {body} }}> }}"
+    )
+    for k, attribute in enumerate(model.skeleton.graph.node[0].attribute):
+        for name in ("w1", "b1", "w2", "b2"):
+            array = (plain, others)[k].array(name)
+            attribute.g.initializer.append(numpy_helper.from_array(array * (1 + k), name))
+    model = Model(model.skeleton)
+    samples = [{**f, "c": np.array(True)} for f in feeds((1, 6), 40)]
+    analysis = onnxprune.analyze(model)
+    plan = onnxprune.plan(analysis, ratio=0.4, data=samples, threads=1)
+    tuned = onnxprune.repair(analysis, plan, samples, how="distill", distill_steps=60, threads=1)
+    assert tuned.tuning is not None
+    assert tuned.tuning.kept
+    taken = {n for n, value in tuned.values.items() if (value != model.array(n))[value != 0].any()}
+    then, other = model.flat.flat_names[1:]
+    assert {then["w1"], then["w2"]} <= taken
+    assert not taken & set(other.values()) - set(then.values())
+    verdict = onnxprune.verify(model, onnxprune.apply(analysis, plan, recover=tuned), plan=plan, data=samples)
+    verdict.raise_if_failed()
+
+
+def test_a_model_without_weights_to_tune_is_refused() -> None:
+    """Numbers this large are taken for a mask."""
+    model = model_of(
+        "g (float[n, 6] x) => (float[n, 5] y) { a = MatMul (x, w1)  h = Relu (a)  y = MatMul (h, w2) }",
+        w1=draw(6, 8) * 1e5,
+        w2=draw(8, 5) * 1e5,
+    )
+    samples = feeds((1, 6), 8)
+    plan = onnxprune.plan(model, ratio=0.4, data=samples)
+    with pytest.raises(ModelError, match="no weight to tune"):
+        onnxprune.repair(model, plan, samples, how="distill")
 
 
 def test_an_operator_without_a_counterpart_is_named() -> None:

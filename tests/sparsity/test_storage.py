@@ -748,6 +748,27 @@ def test_a_mask_of_another_kind_is_left_alone() -> None:
 # --- errors ---
 
 
+SLICES = [
+    "c = Slice(x, zero, six)\n w = Reshape(c, shape)",
+    "c = Slice(x, zero, six, zero)\n w = Reshape(c, shape)",
+    "c = Slice(x, zero, six, zero, one)\n w = Reshape(c, shape)",
+    "c = Slice(x, zero, six)\n r = Reshape(c, minus)\n w = Reshape(r, shape)",
+]
+
+
+@pytest.mark.parametrize("body", SLICES)
+def test_what_begins_like_a_decoder_is_left_alone(body: str, tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[8] x) => (float[2, 3] w)'
+        " <int64[1] zero = {0}, int64[1] one = {1}, int64[1] six = {6}, int64[1] minus = {-1}, int64[2] shape = {2, 3}>"
+        f" {{ {body} }}"
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    assert unpack(onnxprune.load(path)).proto == onnx.load(path)
+    assert CliRunner().invoke(main, ["inspect", str(path)]).exit_code == 0
+
+
 def test_wrong_calls() -> None:
     model = product(weight(np.float32, (40, 56), 1.0))
     new = weight(np.float32, (40, 56), 0.2)

@@ -104,10 +104,10 @@ class _Finder:
     def _masked(self, output: str) -> tuple[Array, str]:
         """Give what is left of a weight that has a mask, and the weight's name; see `masked`."""
         is_wide = self._op(output) == "Cast"
-        masked = self._inputs(output, "Cast")[0] if is_wide else output
-        mask, name, filler = self._inputs(masked, "Where")
+        masked = self._inputs(output, "Cast", 1)[0] if is_wide else output
+        mask, name, filler = self._inputs(masked, "Where", 3)
         if is_wide:
-            name = self._inputs(name, "Cast")[0]
+            name = self._inputs(name, "Cast", 1)[0]
         keep, fill = self._array(mask), self._array(filler)
         _demand(name in self.model.tensors and self.readers[name] == 1)
         array, place = self.model.array(name), self.model.flat.tensor_places[name]
@@ -118,39 +118,40 @@ class _Finder:
         _demand(keep.dtype == np.bool_ and keep.shape == array.shape and self.readers[output] > 0)
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         _demand(not is_wide or _attributes(self.nodes[self.producer[output]]).get("to") == kind)
-        _demand(np.broadcast_shapes(fill.shape, array.shape) == array.shape)
+        _demand(fill.ndim <= array.ndim)
+        _demand(all(n in (1, d) for n, d in zip(fill.shape[::-1], array.shape[::-1], strict=False)))
         return np.where(keep, array, fill.astype(array.dtype)), name
 
     def _packed(self, name: str) -> tuple[Array, onnx.TensorProto]:
         """Follow the decoder back from its output, as `packed` draws it."""
-        made, shape = self._inputs(name, "Reshape")
+        made, shape = self._inputs(name, "Reshape", 2)
         _demand(bool((self._array(shape) >= 0).all()))
         part = None
         if self._op(made) == "Split":
             made, part = self._part(made)
         size = None
         if self._op(made) == "Slice":
-            made, first, end = self._inputs(made, "Slice")
-            _demand(self._array(first).tolist() == [0])
+            made, first, end = self._inputs(made, "Slice", 3)
+            _demand(self._array(first).tolist() == [0] and self._array(end).shape == (1,))
             size = int(self._array(end)[0])
         if self._op(made) == "Reshape":
-            made, minus_one = self._inputs(made, "Reshape")
+            made, minus_one = self._inputs(made, "Reshape", 2)
             _demand(self._array(minus_one).tolist() == [-1])
-        values, index = self._inputs(made, "Gather")
-        is_kept, place, zero = self._inputs(index, "Where")
-        start, rank = self._inputs(place, "Add")
-        before, column = self._inputs(start, "Reshape")
-        counts, axis = self._inputs(before, "CumSum")
+        values, index = self._inputs(made, "Gather", 2)
+        is_kept, place, zero = self._inputs(index, "Where", 3)
+        start, rank = self._inputs(place, "Add", 2)
+        before, column = self._inputs(start, "Reshape", 2)
+        counts, axis = self._inputs(before, "CumSum", 2)
         _demand(_attributes(self.nodes[self.producer[before]]) == {"exclusive": 1})
-        _demand(self._array(zero).item() == 0 and self._array(axis).item() == 0)
+        _demand(self._array(zero).tolist() == 0 and self._array(axis).tolist() == 0)
         _demand(self._array(column).tolist() == [-1, 1])
         codes = set()
         for looked_up, table in ((is_kept, RANK_TABLE), (rank, RANK_TABLE), (counts, COUNT_TABLE)):
-            rows, code = self._inputs(looked_up, "Gather")
-            _demand(np.array_equal(self._array(self._inputs(rows, "Cast")[0]), table))
+            rows, code = self._inputs(looked_up, "Gather", 2)
+            _demand(np.array_equal(self._array(self._inputs(rows, "Cast", 1)[0]), table))
             codes.add(code)
         _demand(len(codes) == 1)
-        mask = self._inputs(codes.pop(), "Cast")[0]
+        mask = self._inputs(codes.pop(), "Cast", 1)[0]
         size = 8 * self._array(mask).size if size is None else size
         line = self._line(mask, values, size)[part or slice(None)]
         _demand(line.size == int(np.prod(self._array(shape))))
@@ -158,9 +159,12 @@ class _Finder:
 
     def _line(self, mask: str, values: str, size: int) -> Array:
         """Put the elements together; tensors of a group share them."""
-        held = self._array(mask), self._array(values)
         if (mask, values, size) not in self.lines:
-            self.lines[mask, values, size] = put_together(Pieces((size,), *held))
+            bits, held = self._array(mask), self._array(values)
+            _demand(bits.dtype == np.uint8 and bits.ndim == held.ndim == 1 and 0 <= size <= 8 * bits.size)
+            _demand(np.unpackbits(bits, count=size, bitorder="little").sum() == held.size - 1)
+            self.lines[mask, values, size] = put_together(Pieces((size,), bits, held))
+        self.seen_tensors |= {mask, values}
         return self.lines[mask, values, size]
 
     def _part(self, name: str) -> tuple[str, slice]:
@@ -177,10 +181,12 @@ class _Finder:
         k = self.producer.get(name)
         return self.nodes[k].op_type if k is not None else ""
 
-    def _inputs(self, name: str, op: str) -> list[str]:
+    def _inputs(self, name: str, op: str, count: int | None = None) -> list[str]:
+        """Give the inputs of the node that makes a value: one of `op`, with `count` of them."""
         k = self.producer.get(name)
         _demand(k is not None and self.nodes[k].op_type == op)
         assert k is not None
+        _demand(count in (None, len(self.nodes[k].input)))
         self.seen_nodes.add(k)
         return list(self.nodes[k].input)
 
