@@ -2,7 +2,7 @@
 
 onnxsim is the one that prunes ONNX files, by l2 or with samples by its Wanda, and repairs matrix products by ridge
 regression. It takes a ratio and no target, so the ratio is found by bisection. Torch-Pruning works on torch modules,
-which an ONNX file does not hold: it has no column.
+which an ONNX file does not hold; `peer_torch.py` has two of them.
 """
 
 from __future__ import annotations
