@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -141,12 +142,15 @@ def _all_sums(analysis: Analysis, groups: Sequence[Group], chosen: Criterion) ->
     def add(name: str) -> list[Rows]:
         return weight_sums(analysis, name, sorted(axes[name]), chosen.power or 1)
 
-    n_bytes = sum(tensor_nbytes(analysis.model.tensors[name]) for name in axes)
-    results = in_order(add, axes, n_threads(None) if n_bytes >= WORTH_A_THREAD else 1)
+    # Codes are turned into numbers as a whole, of which there is room for one weight at a time.
+    coded = [name for name in axes if name in analysis.collection.codes]
+    plain = [name for name in axes if name not in analysis.collection.codes]
+    n_bytes = sum(tensor_nbytes(analysis.model.tensors[name]) for name in plain)
+    results = chain(in_order(add, plain, n_threads(None) if n_bytes >= WORTH_A_THREAD else 1), map(add, coded))
     return {
-        (name, axis): row
-        for name, rows in zip(axes, results, strict=True)
-        for axis, row in zip(sorted(axes[name]), rows, strict=True)
+        (name, axis): sums
+        for name, rows in zip((*plain, *coded), results, strict=True)
+        for axis, sums in zip(sorted(axes[name]), rows, strict=True)
     }
 
 
