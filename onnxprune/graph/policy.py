@@ -130,7 +130,9 @@ def _check_tensor(model: Model, tensor: onnx.TensorProto, *, whole: bool = False
 def _check_sparse(model: Model, sparse: onnx.SparseTensorProto) -> int:
     """Check that the dense tensor a sparse one stands for is of a size to work with."""
     taken = _check_tensor(model, sparse.values, whole=True) + _check_tensor(model, sparse.indices, whole=True)
-    dense = onnx.TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
+    dense = onnx.TensorProto(data_type=sparse.values.data_type, dims=sparse.dims)
+    # A name that is no text comes as bytes, and is refused with all other names.
+    dense.name = str(sparse.values.name)
     if tensor_nbytes(dense) > MAX_SPARSE_BYTES:
         raise ModelError(
             f"{model.label}: sparse tensor {dense.name!r} stands for {tensor_nbytes(dense)} bytes, "

@@ -468,6 +468,17 @@ def name_that_is_no_text(folder: Path) -> Path:
     return path
 
 
+@refused("is not UTF-8")
+def sparse_name_that_is_no_text(folder: Path) -> Path:
+    model = linear()
+    values = helper.make_tensor("sparse", onnx.TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("places", onnx.TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.add(values=values, indices=indices, dims=[4])
+    path = written(folder, model)
+    path.write_bytes(path.read_bytes().replace(b"sparse", b"sp\xffrse"))
+    return path
+
+
 @refused("does not fit its body")
 def loop_without_rounds(folder: Path) -> Path:
     model = linear()
