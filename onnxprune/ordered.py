@@ -30,6 +30,11 @@ def n_threads(asked: int | None) -> int:
     return min(os.cpu_count() or 1, MOST_THREADS) if asked is None else asked
 
 
+def threads_for(n_bytes: int) -> int:
+    """Give the number of threads for a pass over so many bytes of weights: one where several would cost more."""
+    return n_threads(None) if n_bytes >= WORTH_A_THREAD else 1
+
+
 def in_order(
     work: Callable[[T], R], items: Iterable[T], threads: int, *, ahead_bytes: int = AHEAD_BYTES
 ) -> Iterator[R]:

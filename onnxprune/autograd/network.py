@@ -43,7 +43,6 @@ class Network:
 
     def __init__(self, model: Model, tuned: Collection[str] = ()) -> None:
         self._model = model
-        self._label = model.label
         proto = onnx.inliner.inline_local_functions(model.proto) if model.proto.functions else model.proto
         self._opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
         _refuse_unknown(proto.graph, model.label)
@@ -110,12 +109,12 @@ class Network:
             found = function(call, *given, values) if call.op == "If" else function(call, *given)
         except UnsupportedError as error:
             raise ModelError(
-                f"{self._label}: {call.label} cannot be differentiated: {error} has no torch counterpart here. "
+                f"{self._model.label}: {call.label} cannot be differentiated: {error} has no torch counterpart here. "
                 "Repair without gradients (--recover lstsq)"
             ) from error
         except (RuntimeError, TypeError, IndexError, KeyError) as error:
             first = str(error).splitlines()[0]
-            raise ModelError(f"{self._label}: {call.label} does not run in torch: {first}") from error
+            raise ModelError(f"{self._model.label}: {call.label} does not run in torch: {first}") from error
         return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
     def _branch(

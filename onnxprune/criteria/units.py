@@ -16,7 +16,7 @@ from ..axes.labels import Labels
 from ..errors import ModelError, OptionError
 from ..graph.payload import split_axis
 from ..graph.sizes import tensor_nbytes
-from ..ordered import WORTH_A_THREAD, in_order, n_threads
+from ..ordered import in_order, threads_for
 from .registry import Criterion, Rows, criteria
 from .values import weight_values
 
@@ -146,7 +146,7 @@ def _all_sums(analysis: Analysis, groups: Sequence[Group], chosen: Criterion) ->
     coded = [name for name in axes if name in analysis.collection.codes]
     plain = [name for name in axes if name not in analysis.collection.codes]
     n_bytes = sum(tensor_nbytes(analysis.model.tensors[name]) for name in plain)
-    results = chain(in_order(add, plain, n_threads(None) if n_bytes >= WORTH_A_THREAD else 1), map(add, coded))
+    results = chain(in_order(add, plain, threads_for(n_bytes)), map(add, coded))
     return {
         (name, axis): sums
         for name, rows in zip((*plain, *coded), results, strict=True)

@@ -41,6 +41,7 @@ def npz_part(path: Path) -> Part:
                 with archive.open(member) as stream:
                     name = member.filename.removesuffix(".npy")
                     headers[name] = _header(stream, member.file_size, f"{path}[{name!r}]")
+    # Of zipfile: RuntimeError for a member with a password, NotImplementedError for a compression it does not know.
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path}: not a readable .npz ({error})") from error
 

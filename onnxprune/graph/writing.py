@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx
 from onnx import external_data_helper
 
-from ..ordered import WORTH_A_THREAD, in_order, n_threads
+from ..ordered import in_order, threads_for
 from .payload import Payload, write_at
 from .sizes import tensors_of
 from .store import LOCATION
@@ -78,8 +78,7 @@ def _write(sink: int, pieces: list[Piece]) -> None:
         else:
             content.copy_to(sink, at)
 
-    threads = n_threads(None) if sum(len(content) for _, content in pieces) >= WORTH_A_THREAD else 1
-    for _ in in_order(write, pieces, threads):
+    for _ in in_order(write, pieces, threads_for(sum(len(content) for _, content in pieces))):
         pass
 
 

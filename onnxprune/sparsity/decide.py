@@ -17,9 +17,10 @@ from ..graph.model import Model
 from ..masks import Blocks, Pattern, PerRow, Rule, UnitPattern, keep_masks
 from ..masks.sparsegpt import sparsegpt
 from ..masks.wanda import wanda_scores
+from .contents import contents
 from .judged import Moments, fit_judged, in_parts
 from .settings import WITH_DATA, Settings
-from .weights import Source, Weight, contents
+from .weights import Source, Weight
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

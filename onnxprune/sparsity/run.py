@@ -23,13 +23,14 @@ from ..masks.interchange import load_masks
 from ..masks.schedules import Schedule, curves
 from ..rewrite.apply import stamp
 from .choice import choose_weights
+from .contents import nonfinite
 from .decide import Decision, Progress, Task, content_of, decide, fits
 from .eligibility import eligibility
 from .proof import prove
 from .result import Layer, Left, SparsifyResult
 from .settings import LayerSettings, Settings, resolve
 from .storage import STORES, store, unpack
-from .weights import Weight, Weights, find_weights, nonfinite
+from .weights import Weight, Weights, find_weights
 
 Array = np.ndarray[Any, Any]
 NOTE = "onnxprune.sparsity"

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import load
+from onnxprune.sparsity.contents import contents
 from onnxprune.sparsity.layout import Layout
 from onnxprune.sparsity.slots import einsum
-from onnxprune.sparsity.weights import contents, find_weights
+from onnxprune.sparsity.weights import find_weights
 
 RNG = np.random.default_rng(11)
 
